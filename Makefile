@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+# make demo | test | build | bench | format | clean. Each sets up what it needs (Debian packages, .venv) and reuses what is there.
+.PHONY: all setup build demo test bench format clean
+all: build
+
+setup:
+	@scripts/setup.sh
+
+# Leaves build/vmoba and a .venv whose Python imports vmoba.
+build: setup
+	@scripts/build.sh
+
+# Trains a small video transformer dense and with VMoBA, samples from both, writes demo/report.html. VIDEOS=dir uses your clips.
+demo: build
+	@scripts/demo.sh
+
+# Every test: C++, Python, program, sanitizer builds, fuzz targets.
+test: build
+	@scripts/test.sh
+
+bench: build
+	@build/vmoba bench
+
+format: setup
+	@git ls-files '*.cpp' '*.hpp' | xargs clang-format-14 -i
+
+clean:
+	rm -rf build build-asan build-tsan build-fuzz demo dist

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Runs every test of the project and ends with one line of totals. Stages can be named: scripts/test.sh [cpp python sanitizers fuzz].
+set -uo pipefail
+cd "$(dirname "$0")/.."
+stages=${*:-cpp python sanitizers fuzz}
+cores=$(nproc)
+passed=0 failed=0 skipped=0
+log=$(mktemp -d)
+trap 'rm -rf "$log"' EXIT
+export VMOBA_PROGRAM=$PWD/build/vmoba
+export VMOBA_CLIPS=${VMOBA_CLIPS:-$PWD/../shared/data/videos}
+
+say() { printf '\n== %s\n' "$*"; }
+
+# count_ctest LOG: adds what ctest reported.
+count_ctest() {
+  local line
+  line=$(grep -E '[0-9]+ tests failed out of [0-9]+' "$1" | tail -1)
+  if [[ -z $line ]]; then failed=$((failed + 1)); return; fi
+  local bad total off
+  bad=$(sed -E 's/.* ([0-9]+) tests failed out of ([0-9]+).*/\1/' <<<"$line")
+  total=$(sed -E 's/.* ([0-9]+) tests failed out of ([0-9]+).*/\2/' <<<"$line")
+  off=$(grep -cE '\*\*\*Skipped' "$1")
+  failed=$((failed + bad)) skipped=$((skipped + off)) passed=$((passed + total - bad - off))
+}
+run_ctest() {  # run_ctest DIR [ctest options]
+  local dir=$1
+  shift
+  ctest --test-dir "$dir" --output-on-failure --no-tests=error --timeout 900 -j "$cores" "$@" 2>&1 | tee "$log/ctest" |
+    grep -vE '^ +Start |Passed +[0-9.]+ sec$'
+  count_ctest "$log/ctest"
+}
+engine_build() {  # engine_build DIR [cmake options]: the engine and its tests, without torch
+  local dir=$1
+  shift
+  [[ -e $dir/build.ninja ]] || cmake -S . -B "$dir" -G Ninja -DVMOBA_TORCH=OFF -DVMOBA_TOOLS=OFF "$@" >"$log/cmake" 2>&1 || { cat "$log/cmake"; return 1; }
+  cmake --build "$dir" --parallel "$cores" >"$log/build" 2>&1 || { tail -50 "$log/build"; return 1; }
+}
+
+for stage in $stages; do
+  case $stage in
+    cpp)
+      say "C++ tests"
+      run_ctest build
+      ;;
+    python)
+      say "Python, program and end-to-end tests"
+      .venv/bin/python -m pytest tests -q -rs -p no:cacheprovider --durations=5 2>&1 | tee "$log/pytest"
+      line=$(grep -E '^[0-9]+ (passed|failed|skipped|error)|^=+ .*(passed|failed|error).* =+$|(passed|failed|errors?).* in [0-9.]+s' "$log/pytest" | tail -1)
+      number() { grep -oE "[0-9]+ $1" <<<"$line" | grep -oE '[0-9]+' || echo 0; }
+      p=$(number passed) f=$(number failed) e=$(number 'errors?') s=$(number skipped)
+      if [[ -z $line ]]; then f=1; fi
+      passed=$((passed + p)) failed=$((failed + f + e)) skipped=$((skipped + s))
+      ;;
+    sanitizers)
+      # Heap checks and undefined behaviour, then data races, over the engine without torch.
+      for kind in asan tsan; do
+        say "Engine tests under $kind"
+        flags=address,undefined
+        if [[ $kind == tsan ]]; then flags=thread; fi
+        if engine_build build-$kind -DVMOBA_SANITIZE=$flags; then
+          run_ctest build-$kind
+        else
+          failed=$((failed + 1))
+        fi
+      done
+      ;;
+    fuzz)
+      say "Fuzz targets, ${FUZZ_SECONDS:=60} s each"
+      if engine_build build-fuzz -DVMOBA_FUZZ=ON -DVMOBA_TESTS=OFF -DCMAKE_C_COMPILER=clang-14 -DCMAKE_CXX_COMPILER=clang++-14; then
+        for target in build-fuzz/fuzz/fuzz_*; do
+          [[ -x $target && -f $target ]] || continue
+          name=$(basename "$target")
+          mkdir -p "$log/$name"
+          (
+            "$target" -max_total_time="$FUZZ_SECONDS" -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 "$log/$name" "fuzz/corpus/${name#fuzz_}" \
+              >"$log/$name.log" 2>&1
+            echo $? >"$log/$name.rc"
+          ) &
+          while (($(jobs -rp | wc -l) >= cores)); do wait -n; done
+        done
+        wait
+        for rc in "$log"/fuzz_*.rc; do
+          name=$(basename "$rc" .rc)
+          if [[ $(cat "$rc") == 0 ]]; then
+            passed=$((passed + 1))
+            echo "$name: $(grep -oE 'stat::number_of_executed_units: +[0-9]+' "$log/$name.log" | grep -oE '[0-9]+') runs, no finding"
+          else
+            failed=$((failed + 1))
+            tail -40 "$log/$name.log"
+          fi
+        done
+      else
+        failed=$((failed + 1))
+      fi
+      ;;
+    *)
+      echo "scripts/test.sh: unknown stage '$stage'; use cpp, python, sanitizers, fuzz" >&2
+      exit 2
+      ;;
+  esac
+done
+echo
+echo "$passed passed, $failed failed, $skipped skipped"
+((failed == 0 && passed > 0))
