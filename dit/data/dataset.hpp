@@ -24,7 +24,7 @@ struct DataOptions {
   std::int64_t rendered_clips = 64;        // number of different rendered clips
   double held_out = 0.1;                   // share of clips (rendered) or of the time of each clip (files) kept for validation
   std::uint64_t seed = 0;
-  std::int64_t threads = 1;                // loader threads
+  std::int64_t threads = 1;                // clips decoded or rendered side by side by open()
   std::int64_t text_length = 64;           // L of the byte captions
   std::int64_t text_dim = 0;               // of precomputed embeddings; 0: bytes
   std::function<void(const std::string&)> log{};  // one line for each skipped file

@@ -32,9 +32,10 @@ struct Config {
   bool operator==(const Config&) const = default;
 };
 
-// Both throw vmoba::Error(kind file) naming the path and the field when it is missing where required, of the wrong type or absurd.
-Config read_config(const std::string& path);            // a config.json
+// Both throw vmoba::Error(kind file) naming the path and the field when it is missing where required, of the wrong type
+// or absurd.
+Config read_config(const std::string& path);  // a config.json
 Config parse_config(const std::string& json, const std::string& name);
-std::string to_json(const Config& config);              // as diffusers writes it
+std::string to_json(const Config& config);  // as diffusers writes it
 
 }  // namespace vmoba::dit

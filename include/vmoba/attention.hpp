@@ -21,6 +21,10 @@ Selection select(const Problem& problem, ConstView q, ConstView k, const Executi
 // The same into an existing selection of the problem's shape (every bit is written).
 void select_into(const Problem& problem, ConstView q, ConstView k, Selection& selection, const Execution& execution = {});
 
+// True when the policy selects every pair whatever q and k hold (Dense, one block, TopK of all blocks, tau above 1, ...).
+// select then computes no gates, and attend without a selection gives the same result for less work.
+bool selects_all(const Problem& problem);
+
 // out[s] = softmax over the keys of selected blocks (and valid text) of scale * q_s . k_j, times v. A row that attends nothing
 // gives out 0 and lse -inf. lse may be empty. The policy is not looked at: the selection is used as given.
 void attend(const Problem& problem, const Selection& selection, ConstView q, ConstView k, ConstView v, View out,

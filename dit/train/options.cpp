@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// The record of a training run: its options as JSON, their rules, what a continued run may change.
+#include "dit/train/options.hpp"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "dit/model/plan.hpp"
+#include "dit/train/flow.hpp"
+#include "vmoba/error.hpp"
+
+namespace vmoba::dit {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+void at_least(const char* name, std::int64_t value, std::int64_t least) {
+  if (value < least) {
+    throw_argument(name, std::to_string(value), "must be at least " + std::to_string(least),
+                   "use " + std::to_string(least) + " or more");
+  }
+}
+
+void within(const char* name, double value, double low, double high, const char* way_out) {
+  if (!(value >= low && value <= high)) {
+    throw_argument(name, Json(value).dump(), "must lie in " + Json(low).dump() + ".." + Json(high).dump(), way_out);
+  }
+}
+
+template <class Value>
+std::string text(const Value& value) {
+  return Json(value).dump();
+}
+
+}  // namespace
+
+void check_options(const TrainOptions& o) {
+  if (o.out.empty()) throw_argument("out", "", "must name a folder for the run", "for example --out run");
+  if (o.resume && !o.init.empty() && o.init == o.out) {
+    throw_argument("init", o.init, "is the folder of the run itself", "use --resume alone to continue it");
+  }
+  at_least("layers", o.model.num_layers, 1);
+  at_least("heads", o.model.num_attention_heads, 1);
+  at_least("head-dim", o.model.attention_head_dim, 8);
+  if (o.model.attention_head_dim % 8 != 0 || o.model.attention_head_dim > 256) {
+    throw_argument("head-dim", std::to_string(o.model.attention_head_dim), "must be a multiple of 8 up to 256",
+                   "use 64 or 128");
+  }
+  at_least("ffn", o.model.ffn_dim, 1);
+  at_least("text-dim", o.model.text_dim, 1);
+  for (std::size_t axis = 0; axis < 3; ++axis) {
+    at_least("patch", o.model.patch_size[axis], 1);
+    at_least("crop", o.data.crop[axis], 1);
+    if (o.data.crop[axis] % o.model.patch_size[axis] != 0) {
+      const std::int64_t patch = o.model.patch_size[axis];
+      throw_argument("crop", text(o.data.crop),
+                     "must be a multiple of patch " + text(o.model.patch_size) + " on each axis",
+                     "use " + std::to_string((o.data.crop[axis] / patch + 1) * patch) + " on axis " + "TYX"[axis]);
+    }
+  }
+  at_least("steps", o.steps, 1);
+  at_least("batch", o.batch, 1);
+  at_least("accumulate", o.accumulate, 1);
+  at_least("warmup", o.warmup, 0);
+  if (!(o.lr > 0) || !std::isfinite(o.lr))
+    throw_argument("lr", text(o.lr), "must be a positive number", "use 1e-3 for a small model");
+  if (o.lr_schedule != "cosine" && o.lr_schedule != "constant") {
+    throw_argument("lr-schedule", o.lr_schedule, "is not a schedule of the learning rate", "use cosine or constant");
+  }
+  within("weight-decay", o.weight_decay, 0, 10, "use 0.01");
+  within("beta1", o.beta1, 0, 0.999999, "use 0.9");
+  within("beta2", o.beta2, 0, 0.999999, "use 0.95");
+  within("clip", o.clip, 0, 1e9, "use 1, or 0 for no clipping");
+  within("caption-dropout", o.caption_dropout, 0, 1, "use 0.1");
+  within("ema", o.ema, 0, 0.999999, "use 0.999, or 0 for none");
+  within("held-out", o.data.held_out, 0, 0.9, "use 0.1");
+  parse_times(o.times);
+  if (!(o.shift > 0) || !std::isfinite(o.shift))
+    throw_argument("shift", text(o.shift), "must be a positive number", "use 1 for none");
+  at_least("validation-samples", o.validation_samples, 1);
+  at_least("validate-every", o.validate_every, 0);
+  at_least("checkpoint-every", o.checkpoint_every, 0);
+  at_least("keep", o.keep, 1);
+  at_least("log-every", o.log_every, 1);
+  at_least("stop-after", o.stop_after, 0);
+  at_least("threads", o.threads, 0);
+  at_least("loader-threads", o.data.threads, 1);
+  at_least("sequence-parallel", o.sequence_parallel, 1);
+}
+
+std::string options_json(const TrainOptions& options) {
+  Json json;
+  visit_fields(options, [&](const char* name, const auto& field, const char*, Role) { json[name] = field; });
+  json["plan"] = Json::parse(to_json(options.plan));
+  json["config"] = Json::parse(to_json(options.model));
+  return json.dump();
+}
+
+TrainOptions parse_options(const std::string& source, const std::string& name) {
+  try {
+    const Json json = Json::parse(source);
+    TrainOptions options;
+    if (json.contains("config")) options.model = parse_config(json.at("config").dump(), name);
+    visit_fields(options, [&](const char* key, auto& field, const char*, Role) {
+      if (json.contains(key)) json.at(key).get_to(field);
+    });
+    if (json.contains("plan")) {
+      try {
+        options.plan = parse_plan(json.at("plan").dump());
+      } catch (const Error& error) {
+        throw_file(name, std::string("holds an attention plan that is refused (") + error.what() + ")",
+                   "use a file written by train");
+      }
+    }
+    for (const auto& [key, value] : json.items()) {
+      bool known = key == "plan" || key == "config";
+      visit_fields(options, [&](const char* field, auto&, const char*, Role) { known = known || key == field; });
+      if (!known) throw_file(name, "holds the unknown option " + key, "use the version of vmoba that wrote it");
+    }
+    return options;
+  } catch (const Json::exception& error) {
+    throw_file(name, std::string("holds no readable run options (") + error.what() + ")",
+               "use a file written by train");
+  }
+}
+
+void check_same_run(const TrainOptions& saved, TrainOptions asked) {
+  // Which dense path is quicker was measured when the run began, and stays.
+  if (asked.plan.dense_path == AttentionPlan::DensePath::automatic) asked.plan.dense_path = saved.plan.dense_path;
+  if (!asked.init.empty() && asked.init == saved.init) asked.model = saved.model;
+  const Json before = Json::parse(options_json(saved)), now = Json::parse(options_json(asked));
+  const auto compare = [&](const std::string& name) {
+    if (before.at(name) == now.at(name)) return;
+    throw_argument(name, now.at(name).dump(),
+                   "differs from the " + before.at(name).dump() + " of the run that is continued",
+                   "leave it out to continue, or start a new run in another folder");
+  };
+  visit_fields(saved, [&](const char* name, const auto&, const char*, Role role) {
+    if (role == Role::fixed) compare(name);
+  });
+  compare("plan");
+  compare("config");
+}
+
+}  // namespace vmoba::dit

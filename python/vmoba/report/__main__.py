@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command line of the report; what `vmoba report` runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from .page import write
+from .runs import BadFile, Clip, named, read_analysis, read_run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m vmoba.report", description=__doc__)
+    parser.add_argument("runs", nargs="+", help="training run folders, NAME=DIR or DIR")
+    parser.add_argument("--clip", action="append", default=[], help="sampled clips, NAME=FILE or FILE")
+    parser.add_argument("--analysis", action="append", default=[], help="folders of vmoba analyze, NAME=DIR or DIR")
+    parser.add_argument("--out", type=Path, default=Path("report.html"))
+    parser.add_argument("--title", default="Dense and VMoBA attention, side by side")
+    parser.add_argument("--machine", default="{}", help="JSON of the machine and the commit")
+    parser.add_argument("--json", action="store_true", help="print report.json")
+    arguments = parser.parse_args()
+    try:
+        figures = write(
+            out=arguments.out,
+            title=arguments.title,
+            runs=[read_run(*named(item)) for item in arguments.runs],
+            clips=[Clip(*named(item)) for item in arguments.clip],
+            analyses=[read_analysis(*named(item)) for item in arguments.analysis],
+            machine=json.loads(arguments.machine),
+        )
+    except BadFile as error:
+        print(f"vmoba: {error}", file=sys.stderr)
+        return 3
+    except OSError as error:
+        print(f"vmoba: {error.filename} cannot be read or written ({error.strerror}); check the path", file=sys.stderr)
+        return 3
+    if arguments.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        print(f"{arguments.out} written ({arguments.out.stat().st_size / 1e6:.1f} MB), with report.json and pictures beside it")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sampled clips: reading, embedding into the page, and measures of quality and motion."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .runs import BadFile
+
+Frames = NDArray[np.uint8]  # [F, Hp, Wp, 3], RGB
+
+MIME = {".mp4": "video/mp4", ".webm": "video/webm", ".gif": "image/gif", ".mkv": "video/x-matroska"}
+# A clip counts as dynamic when the fastest twentieth of its pixels moves at least so far a frame, for 320 pixels of width.
+DYNAMIC_PIXELS = 1.0
+
+
+def read(path: Path) -> Frames:
+    if path.is_dir():
+        pictures = [cv2.imread(str(file)) for file in sorted(path.glob("*.png"))]
+        frames = [picture for picture in pictures if picture is not None]
+    else:
+        capture = cv2.VideoCapture(str(path))
+        frames = []
+        while True:
+            fine, frame = capture.read()
+            if not fine:
+                break
+            frames.append(frame)
+        capture.release()
+    if not frames or any(frame.shape != frames[0].shape for frame in frames):
+        raise BadFile(f"{path} holds no frames that can be decoded; sample it again")
+    return np.stack(frames)[..., ::-1].astype(np.uint8)
+
+
+def element(path: Path, name: str) -> str:
+    """HTML that shows the clip and carries its bytes."""
+    kind = MIME.get(path.suffix.lower(), "")
+    if not kind:
+        frames = read(path)
+        fine, encoded = cv2.imencode(".png", np.concatenate(list(frames[:: max(1, len(frames) // 6)]), 1)[..., ::-1])
+        if not fine:
+            raise BadFile(f"{path} cannot be drawn; sample it again")
+        return f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(encoded.tobytes()).decode()}">'
+    data = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    if kind.startswith("image"):
+        return f'<img alt="{name}" src="{data}">'
+    return f'<video controls loop autoplay muted playsinline src="{data}"></video>'
+
+
+def luma(frames: Frames) -> NDArray[np.float64]:
+    return frames.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+
+
+def psnr(a: Frames, b: Frames) -> float:
+    error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
+    return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
+
+
+def ssim(a: Frames, b: Frames) -> float:
+    """Wang et al. 2004: Gaussian window of 11 pixels and deviation 1.5 on luma, mean over frames."""
+    total = []
+    for x, y in zip(luma(a), luma(b)):
+        blur = lambda image: cv2.GaussianBlur(image, (11, 11), 1.5)[5:-5, 5:-5]  # noqa: E731
+        mx, my = blur(x), blur(y)
+        vx, vy, vxy = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
+        c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+        total.append(np.mean((2 * mx * my + c1) * (2 * vxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))))
+    return float(np.mean(total))
+
+
+def motion(frames: Frames) -> dict[str, float]:
+    """Mean optical flow and that of the fastest twentieth of pixels, in pixels a frame; flicker where nothing moves."""
+    if len(frames) < 2:
+        return {"flow": 0.0, "flow_top": 0.0, "dynamic": 0.0, "flicker": 0.0, "frame_difference": 0.0}
+    grey = np.clip(luma(frames), 0, 255)
+    flows, tops, still = [], [], []
+    for before, after in zip(grey[:-1], grey[1:]):
+        flow = cv2.calcOpticalFlowFarneback(
+            before.astype(np.uint8), after.astype(np.uint8), None, 0.5, 3, 15, 3, 5, 1.2, 0  # type: ignore[call-overload]
+        )
+        magnitude = np.linalg.norm(flow, axis=-1)
+        flows.append(float(magnitude.mean()))
+        tops.append(float(np.sort(magnitude.ravel())[-max(1, magnitude.size // 20) :].mean()))
+        difference = np.abs(after - before)
+        quiet = cv2.blur(difference, (9, 9)) < 2
+        if quiet.any():
+            still.append(float(difference[quiet].mean()))
+    top = float(np.mean(tops))
+    return {
+        "flow": float(np.mean(flows)),
+        "flow_top": top,
+        "dynamic": float(top >= DYNAMIC_PIXELS * frames.shape[2] / 320),
+        "flicker": float(np.mean(still)) if still else float("nan"),
+        "frame_difference": float(np.abs(np.diff(grey, axis=0)).mean()),
+    }

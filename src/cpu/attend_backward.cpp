@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+// attend_backward: a problem cut into items, the order they take turns in, and the memory they work in.
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+#include "cpu/attend.hpp"
+#include "cpu/memory.hpp"
+#include "cpu/parallel.hpp"
+#include "cpu/plan.hpp"
+
+namespace vmoba::cpu {
+namespace {
+
+// One item a key/value head where there are enough of them to keep the threads busy; else its query indices are cut,
+// and the pieces follow each other through the key tiles. Keys are packed once an item, so pieces have 1024 rows or
+// more.
+Cut cut_backward(const Problem& problem, std::int64_t b, const Execution& execution) {
+  const std::int64_t others = problem.batch() * problem.kv_heads(), threads = workers(execution);
+  const std::int64_t wanted = threads == 1 || others >= 4 * threads ? 1 : (4 * threads + others - 1) / others;
+  return cut_indices(indices_of(problem.sample(b)), wanted, 1024, std::int64_t{1} << 31);
+}
+
+// Item i of a sample: its key/value head and its piece of the indices. Heads are taken in groups of `span`, and within
+// a group all heads have their first piece before any has its second, so that pieces of one head seldom wait.
+struct Place {
+  std::int64_t kv_head, piece;
+  std::int64_t previous;  // item of the piece before, relative to the sample
+};
+Place place_of(std::int64_t i, std::int64_t pieces, std::int64_t span, std::int64_t kv_heads) {
+  const std::int64_t begin = i / (span * pieces) * span, count = std::min(span, kv_heads - begin);
+  const std::int64_t rest = i - begin * pieces;
+  return {begin + rest % count, rest / count, i - count};
+}
+std::int64_t last_item(std::int64_t kv_head, std::int64_t pieces, std::int64_t span, std::int64_t kv_heads) {
+  const std::int64_t begin = kv_head / span * span, count = std::min(span, kv_heads - begin);
+  return begin * pieces + (pieces - 1) * count + kv_head - begin;
+}
+
+struct Plan {
+  std::vector<Cut> cuts;            // of each sample
+  std::vector<std::int64_t> begin;  // first item of each sample
+  std::int64_t worker_bytes = 0;    // scratch of an item
+  std::int64_t dq_bytes = 0;        // its fp32 sums of dq; 0: dq itself takes them
+  bool kv_sums = false;             // unfinished dk and dv need fp32 memory of their own
+  std::int64_t span = 1;            // key/value heads in a group
+  std::int64_t slots = 0;           // those that may be unfinished at once: two groups
+  std::int64_t slot_floats = 0;     // of dk, and as many of dv
+};
+
+// Sums go straight into an fp32 gradient when whole vectors of every tier fit its rows.
+bool sums_in_place(const Problem& problem) { return problem.dtype() == DType::f32 && problem.dim() % 16 == 0; }
+
+Plan plan_backward(const Problem& problem, const Execution& execution) {
+  Plan plan;
+  const std::int64_t group = problem.heads() / problem.kv_heads(), width = padded(problem.dim());
+  plan.begin.push_back(0);
+  for (std::int64_t b = 0; b < problem.batch(); ++b) {
+    const Cut cut = cut_backward(problem, b, execution);
+    plan.cuts.push_back(cut);
+    plan.begin.push_back(plan.begin.back() + cut.pieces * problem.kv_heads());
+    plan.worker_bytes = std::max(plan.worker_bytes, backward_scratch(problem.dim(), cut.length, group));
+    if (!sums_in_place(problem)) plan.dq_bytes = std::max(plan.dq_bytes, aligned(group * cut.length * width * 4));
+    if (problem.dtype() != DType::f32 && cut.pieces > 1) {
+      plan.kv_sums = true;
+      plan.slot_floats = std::max(plan.slot_floats, aligned(problem.sample(b).rows * width * 4) / 4);
+    }
+  }
+  plan.span = std::min(workers(execution), problem.kv_heads());
+  if (plan.kv_sums) plan.slots = std::min(2 * plan.span, problem.batch() * problem.kv_heads());
+  return plan;
+}
+
+// The pieces of the key/value heads in item order: how many tiles each has left.
+struct Turn {
+  std::atomic<std::int64_t>* mine;  // null for none
+  std::atomic<std::int64_t>* previous;
+};
+
+void wait_until_above(const std::atomic<std::int64_t>& counter, std::int64_t value) {
+  for (int spins = 0; counter.load(std::memory_order_acquire) <= value; ++spins) {
+    if (spins > 64) std::this_thread::yield();
+  }
+}
+void wait(void* turn, std::int64_t tile) { wait_until_above(*static_cast<Turn*>(turn)->previous, tile); }
+void leave(void* turn, std::int64_t tile) {
+  static_cast<Turn*>(turn)->mine->store(tile + 1, std::memory_order_release);
+}
+
+}  // namespace
+
+std::int64_t attend_backward_scratch_bytes(const Problem& problem, const Execution& execution) {
+  const Plan plan = plan_backward(problem, execution);
+  return workers(execution) * (plan.worker_bytes + plan.dq_bytes) + plan.slots * plan.slot_floats * 8;
+}
+
+void attend_backward(const Tier& tier, const Problem& problem, const Selection* selection,
+                     const BackwardTensors& tensors, const Execution& execution) {
+  const Plan plan = plan_backward(problem, execution);
+  const std::int64_t items = plan.begin.back(), group = problem.heads() / problem.kv_heads();
+  const Memory memory(workers(execution) * (plan.worker_bytes + plan.dq_bytes));
+  const Memory sums(plan.slots * plan.slot_floats * 8);
+  std::vector<std::atomic<std::int64_t>> left(static_cast<std::size_t>(items));  // tiles each item has left
+  std::vector<std::atomic<std::int64_t>> done(static_cast<std::size_t>(items));  // 1: all of the item is done
+  for_items(execution, items, [&](std::int64_t i, std::int64_t worker) {
+    const std::int64_t b = std::upper_bound(plan.begin.begin(), plan.begin.end(), i) - plan.begin.begin() - 1;
+    const Cut cut = plan.cuts[b];
+    const Place place = place_of(i - plan.begin[b], cut.pieces, plan.span, problem.kv_heads());
+    const std::int64_t g = place.kv_head, h = g * group;
+    BackwardItem item{};
+    item.shape = shape_of(problem, b, selection);
+    item.q = matrix(problem, tensors.q, b, h);
+    item.k = matrix(problem, tensors.k, b, g);
+    item.v = matrix(problem, tensors.v, b, g);
+    item.out = matrix(problem, tensors.out, b, h);
+    item.dout = matrix(problem, tensors.dout, b, h);
+    item.dq = matrix(problem, tensors.dq, b, h);
+    item.dk = matrix(problem, tensors.dk, b, g);
+    item.dv = matrix(problem, tensors.dv, b, g);
+    item.heads = group;
+    item.q_head = tensors.q.head_stride;
+    item.out_head = tensors.out.head_stride;
+    item.dout_head = tensors.dout.head_stride;
+    item.dq_head = tensors.dq.head_stride;
+    item.lse = static_cast<const float*>(matrix(problem, tensors.lse, b, h).data);
+    item.lse_stride = tensors.lse.token_stride;
+    item.lse_head = tensors.lse.head_stride;
+    if (tensors.dlse) {
+      item.dlse = static_cast<const float*>(matrix(problem, tensors.dlse, b, h).data);
+      item.dlse_stride = tensors.dlse.token_stride;
+      item.dlse_head = tensors.dlse.head_stride;
+    }
+    item.selection = selection ? selection->words_of(b, h, 0) : nullptr;
+    item.first = place.piece * cut.length;
+    item.last = std::min(item.first + cut.length, item.shape.indices());
+    item.begins = place.piece == 0;
+    item.ends = place.piece + 1 == cut.pieces;
+    if (plan.kv_sums) {
+      // Slots go round by key/value head; the one that had this slot before must be finished.
+      const std::int64_t pair = b * problem.kv_heads() + g, before = pair - plan.slots;
+      if (item.begins && before >= 0) {
+        const std::int64_t sample = before / problem.kv_heads();
+        const std::int64_t last = plan.begin[sample] + last_item(before % problem.kv_heads(), plan.cuts[sample].pieces,
+                                                                 plan.span, problem.kv_heads());
+        wait_until_above(done[static_cast<std::size_t>(last)], 0);
+      }
+      item.dk_sum = reinterpret_cast<float*>(sums.data()) + (pair % plan.slots) * plan.slot_floats * 2;
+      item.dv_sum = item.dk_sum + plan.slot_floats;
+      item.dk_sum_stride = item.dv_sum_stride = padded(problem.dim());
+    } else {  // fp32 gradients hold their own unfinished sums
+      item.dk_sum = static_cast<float*>(item.dk.data);
+      item.dv_sum = static_cast<float*>(item.dv.data);
+      item.dk_sum_stride = item.dk.stride;
+      item.dv_sum_stride = item.dv.stride;
+    }
+    char* scratch = memory.data() + worker * (plan.worker_bytes + plan.dq_bytes);
+    item.scratch = scratch;
+    if (plan.dq_bytes) item.dq_sum = reinterpret_cast<float*>(scratch + plan.worker_bytes);
+    Turn turn{&left[static_cast<std::size_t>(i)],
+              item.begins ? nullptr : &left[static_cast<std::size_t>(plan.begin[b] + place.previous)]};
+    item.turn = &turn;
+    item.wait = wait;
+    item.leave = leave;
+    tier.attend_backward(item);
+    done[static_cast<std::size_t>(i)].store(1, std::memory_order_release);
+  });
+}
+
+}  // namespace vmoba::cpu

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+// attend_backward of one item (spec section 5): five products a pair of tiles, dk and dv finished key tile by key tile.
+//
+//   for every key block, for every tile of its keys:            tile_keys
+//     k, v -> transposed panels; scale k -> row panels; dk = dv = 0, or what the item before left
+//     for every head of the key/value head, for its rows that attend the block, in groups:  tile_rows
+//       p  = 2^(q k^T - lse)              log2 units; log2(e) and scale are folded into q
+//       ds = p (dout v^T - (delta - dlse))
+//       dv += p^T dout;  dk += ds^T q;  dq += ds (scale k)
+//     dk, dv of the tile are done: dk by ln 2, because q carries scale log2(e)
+//
+// dq takes its sums in fp32 in the order of key tiles. Every element of dk and dv is summed over heads, then rows in
+// ascending order. Must equal reference::attend_backward.
+
+struct Backward {
+  const BackwardItem& item;
+  std::int64_t width;
+  float *lse, *delta;  // [heads, last - first]: log2 units; delta - dlse
+  float *kt, *vt, *k;  // panels of the current tile
+  float *dk, *dv;      // [tile_keys, width]
+  float *q, *dout;     // [tile_rows, row_stride]
+  float *p, *ds;       // [tile_rows, score_stride]
+  float* nowhere;
+};
+
+inline Matrix of_head(Matrix m, std::int64_t elements, const ItemShape& s) {
+  return {static_cast<char*>(m.data) + elements * (s.dtype == DType::f32 ? 4 : 2), m.stride};
+}
+
+// Where dq of a row is summed.
+inline float* dq_row(const Backward& f, std::int64_t head, std::int64_t at) {
+  const BackwardItem& item = f.item;
+  if (item.dq_sum) return item.dq_sum + (head * (item.last - item.first) + at) * f.width;
+  return static_cast<float*>(item.dq.data) + head * item.dq_head + item.shape.row(item.first + at) * item.dq.stride;
+}
+
+// One group of at most tile_rows rows of one head against one tile of keys.
+inline void backward_group(Backward& f, const KeyTile& tile, std::int64_t head, const std::int32_t* list, int rows) {
+  const BackwardItem& item = f.item;
+  const ItemShape& s = item.shape;
+  const int dim = static_cast<int>(s.dim), vectors = tile.vectors(), columns = (dim + lanes - 1) / lanes;
+  const std::int64_t n = item.last - item.first;
+  const Matrix q = of_head(item.q, head * item.q_head, s), dout = of_head(item.dout, head * item.dout_head, s);
+  const Vec factor = set(static_cast<float>(s.scale * 1.4426950408889634));
+  float* targets[tile_rows + row_slack];
+  for (int i = 0; i < rows; ++i) {
+    widen_row(f.q + i * row_stride, row_of(q, s, item.first + list[i]), s, factor);
+    widen_row(f.dout + i * row_stride, row_of(dout, s, item.first + list[i]), s, set(1.0f));
+    targets[i] = dq_row(f, head, list[i]);
+  }
+  for (int i = rows; i < rows + row_slack; ++i) targets[i] = f.nowhere;
+
+  for (int g = 0; g < vectors; g += 2) {
+    const std::int64_t at = (g / 2) * s.dim * panel;
+    const Regular p{f.p + g * lanes, score_stride}, ds{f.ds + g * lanes, score_stride};
+    if (g + 1 < vectors) {
+      multiply_panel<2, false, row_stride, 1, panel>(f.q, f.kt + at, rows, dim, p);
+      multiply_panel<2, false, row_stride, 1, panel>(f.dout, f.vt + at, rows, dim, ds);
+    } else {
+      multiply_panel<1, false, row_stride, 1, lanes>(f.q, f.kt + at, rows, dim, p);
+      multiply_panel<1, false, row_stride, 1, lanes>(f.dout, f.vt + at, rows, dim, ds);
+    }
+  }
+  float keep[lanes];
+  for (int j = 0; j < lanes; ++j) keep[j] = (vectors - 1) * lanes + j < tile.count ? 0.0f : -__builtin_inff();
+  const Vec bias = load(keep);
+  for (int i = 0; i < rows; ++i) {
+    float *p = f.p + i * score_stride, *ds = f.ds + i * score_stride;
+    const Vec lse = set(f.lse[head * n + list[i]]), delta = set(f.delta[head * n + list[i]]);
+    for (int j = 0; j < vectors; ++j) {
+      Vec x = sub(load(p + j * lanes), lse);
+      if (j == vectors - 1) x = add(x, bias);
+      const Vec y = exp2(x);
+      store(p + j * lanes, y);
+      store(ds + j * lanes, mul(y, sub(load(ds + j * lanes), delta)));
+    }
+  }
+
+  for (int g = 0; g < columns; g += 2) {
+    const Regular dv{f.dv + g * lanes, f.width}, dk{f.dk + g * lanes, f.width};
+    const Scattered dq{targets, g * lanes};
+    const float* b = f.k + static_cast<std::int64_t>(g / 2) * tile.count * panel;
+    if (g + 1 < columns) {
+      multiply_panel<2, true, 1, score_stride, row_stride>(f.p, f.dout + g * lanes, tile.count, rows, dv);
+      multiply_panel<2, true, 1, score_stride, row_stride>(f.ds, f.q + g * lanes, tile.count, rows, dk);
+      multiply_panel<2, true, score_stride, 1, panel>(f.ds, b, rows, tile.count, dq);
+    } else {
+      multiply_panel<1, true, 1, score_stride, row_stride>(f.p, f.dout + g * lanes, tile.count, rows, dv);
+      multiply_panel<1, true, 1, score_stride, row_stride>(f.ds, f.q + g * lanes, tile.count, rows, dk);
+      multiply_panel<1, true, score_stride, 1, lanes>(f.ds, b, rows, tile.count, dq);
+    }
+  }
+}
+
+// lse and delta of the item's rows, and dq cleared.
+inline void begin_rows(Backward& f) {
+  const BackwardItem& item = f.item;
+  const ItemShape& s = item.shape;
+  const std::int64_t n = item.last - item.first;
+  for (std::int64_t head = 0; head < item.heads; ++head) {
+    const Matrix out = of_head(item.out, head * item.out_head, s), dout = of_head(item.dout, head * item.dout_head, s);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const std::int64_t row = s.row(item.first + i);
+      const float lse = item.lse[head * item.lse_head + row * item.lse_stride];
+      f.lse[head * n + i] = static_cast<float>(static_cast<double>(lse) * 1.4426950408889634);
+      float delta = 0.0f;
+      with_element(s.dtype, [&](auto e) {
+        using Type = typename Storage<decltype(e)>::Type;
+        const Type *a = static_cast<const Type*>(row_of(out, s, item.first + i)),
+                   *b = static_cast<const Type*>(row_of(dout, s, item.first + i));
+        Vec total = zero();
+        for (std::int64_t d = 0; d < s.dim; d += lanes) {
+          total = fma(load_row(a, d, s.dim, e), load_row(b, d, s.dim, e), total);
+        }
+        delta = reduce_add(total);
+      });
+      if (item.dlse) delta -= item.dlse[head * item.dlse_head + row * item.dlse_stride];
+      f.delta[head * n + i] = delta;
+      float* dq = dq_row(f, head, i);
+      const std::int64_t floats = item.dq_sum ? f.width : s.dim;
+      for (std::int64_t d = 0; d < floats; ++d) dq[d] = 0.0f;
+    }
+  }
+}
+
+inline void begin_tile(Backward& f, const KeyTile& tile) {
+  const BackwardItem& item = f.item;
+  const ItemShape& s = item.shape;
+  const int length = tile.vectors() * lanes;
+  for (int j = 0; j < length; ++j) {
+    float *dk = f.dk + j * f.width, *dv = f.dv + j * f.width;
+    if (item.begins || j >= tile.count) {
+      for (std::int64_t d = 0; d < f.width; d += lanes) {
+        store(dk + d, zero());
+        store(dv + d, zero());
+      }
+      continue;
+    }
+    const float* dk_from = item.dk_sum + s.row(tile.index(j)) * item.dk_sum_stride;
+    const float* dv_from = item.dv_sum + s.row(tile.index(j)) * item.dv_sum_stride;
+    for (std::int64_t d = 0; d < f.width; d += lanes) {
+      store(dk + d, load_row(dk_from, d, s.dim, F32{}));
+      store(dv + d, load_row(dv_from, d, s.dim, F32{}));
+    }
+  }
+}
+inline void end_tile(Backward& f, const KeyTile& tile) {
+  const BackwardItem& item = f.item;
+  const ItemShape& s = item.shape;
+  const Vec ln2 = set(0.6931471805599453f), one = set(1.0f);
+  for (int j = 0; j < tile.count; ++j) {
+    const float *dk = f.dk + j * f.width, *dv = f.dv + j * f.width;
+    const std::int64_t row = s.row(tile.index(j));
+    if (item.ends) {
+      narrow_row(row_of_output(item.dk, s, row), dk, s, ln2);
+      narrow_row(row_of_output(item.dv, s, row), dv, s, one);
+      continue;
+    }
+    for (std::int64_t d = 0; d < s.dim; d += lanes) {
+      store_row(item.dk_sum + row * item.dk_sum_stride, d, s.dim, load(dk + d), F32{});
+      store_row(item.dv_sum + row * item.dv_sum_stride, d, s.dim, load(dv + d), F32{});
+    }
+  }
+}
+
+void attend_backward(const BackwardItem& item) {
+  const FlushSubnormals flush;
+  const ItemShape& s = item.shape;
+  const std::int64_t n = item.last - item.first, width = padded(s.dim);
+  Cutter memory{item.scratch};
+  Backward f{item,    width,   nullptr, nullptr, nullptr, nullptr, nullptr,
+             nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+  f.lse = memory.cut<float>(item.heads * n);
+  f.delta = memory.cut<float>(item.heads * n);
+  std::int32_t* list = memory.cut<std::int32_t>(n);
+  f.kt = memory.cut<float>((tile_keys + 16) * width);
+  f.vt = memory.cut<float>((tile_keys + 16) * width);
+  f.k = memory.cut<float>((tile_keys + 16) * width);
+  f.dk = memory.cut<float>((tile_keys + 16) * width);
+  f.dv = memory.cut<float>((tile_keys + 16) * width);
+  f.q = memory.cut<float>((tile_rows + row_slack) * row_stride);
+  f.dout = memory.cut<float>((tile_rows + row_slack) * row_stride);
+  f.p = memory.cut<float>((tile_rows + row_slack) * score_stride);
+  f.ds = memory.cut<float>((tile_rows + row_slack) * score_stride);
+  f.nowhere = memory.cut<float>(row_stride);
+  // Rows beyond a group are computed and dropped; they start as zeros, not as whatever the memory held.
+  __builtin_memset(f.q, 0, sizeof(float) * (tile_rows + row_slack) * row_stride);
+  __builtin_memset(f.dout, 0, sizeof(float) * (tile_rows + row_slack) * row_stride);
+  __builtin_memset(f.p, 0, sizeof(float) * (tile_rows + row_slack) * score_stride);
+  __builtin_memset(f.ds, 0, sizeof(float) * (tile_rows + row_slack) * score_stride);
+  __builtin_memset(f.nowhere, 0, sizeof(float) * row_stride);
+  begin_rows(f);
+
+  std::int64_t turn = 0;
+  for (std::int64_t c = 0; c < key_blocks(s); ++c) {
+    const std::int64_t keys = key_count(s, c);
+    if (keys == 0) continue;
+    const int length = tile_length(keys);
+    for (std::int64_t begin = 0; begin < keys; begin += length, ++turn) {
+      const KeyTile tile = key_tile(s, c, begin, begin + length < keys ? begin + length : keys);
+      bool packed = false;
+      if (!item.begins) item.wait(item.turn, turn);
+      begin_tile(f, tile);
+      for (std::int64_t head = 0; head < item.heads; ++head) {
+        const std::uint64_t* selection = item.selection ? item.selection + head * s.blocks * s.words : nullptr;
+        const std::int64_t rows = list_rows(list, s, selection, c, item.first, item.last);
+        if (rows == 0) continue;
+        if (!packed) {
+          pack_columns(f.kt, item.k, s, tile);
+          pack_columns(f.vt, item.v, s, tile);
+          pack_rows(f.k, item.k, s, tile, static_cast<float>(s.scale));
+          packed = true;
+        }
+        for (std::int64_t i = 0; i < rows; i += tile_rows) {
+          backward_group(f, tile, head, list + i, static_cast<int>(rows - i < tile_rows ? rows - i : tile_rows));
+        }
+      }
+      end_tile(f, tile);
+      if (!item.ends) item.leave(item.turn, turn);
+    }
+  }
+
+  if (item.dq_sum) {
+    for (std::int64_t head = 0; head < item.heads; ++head) {
+      const Matrix dq = of_head(item.dq, head * item.dq_head, s);
+      for (std::int64_t i = 0; i < n; ++i) {
+        narrow_row(row_of_output(dq, s, s.row(item.first + i)), dq_row(f, head, i), s, set(1.0f));
+      }
+    }
+  }
+  if (item.begins) {
+    for (std::int64_t row = s.text_begin + s.text_valid; row < s.text_begin + (s.rows - s.tokens); ++row) {
+      for (std::int64_t head = 0; head < item.heads; ++head) {
+        clear_row(row_of_output(of_head(item.dq, head * item.dq_head, s), s, row), s);
+      }
+      clear_row(row_of_output(item.dk, s, row), s);
+      clear_row(row_of_output(item.dv, s, row), s);
+    }
+  }
+}

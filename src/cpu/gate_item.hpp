@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// The gate kernels of one tier: block means of k, gates of a tile of queries, and what select reads off a tile. Seen by
+// the tier files, so plain structs only.
+#pragma once
+
+#include <cstdint>
+
+namespace vmoba::cpu {
+
+// Gates are made in tiles of 64 query rows (one word of selection bits) by strips of 16 blocks (one AVX-512 vector, two
+// of AVX2). A tile is laid out [strips][64][16], the block means of a head as panels [strips][D][16]. The same for
+// every tier, so that everything that decides is plain C++ that reads tiles.
+inline constexpr std::int64_t gate_rows = 64;
+inline constexpr std::int64_t gate_strip = 16;
+
+// One tile. Columns beyond N repeat the last block and rows beyond `rows` repeat the last row: finite whenever the real
+// ones are.
+struct GateTile {
+  const void* q;  // first row of the tile; rows are token_stride elements apart, D contiguous
+  int dtype;      // DType as a number: f32 0, bf16 1, f16 2
+  std::int64_t token_stride;
+  std::int64_t rows;    // 1..64
+  std::int64_t dim;     // D, a multiple of 8
+  const float* panels;  // [strips][D][16], of the first strip wanted
+  std::int64_t strips;
+  float* widened;  // [64][D] scratch, 64-byte aligned
+  float* gates;    // [strips][64][16] out, 64-byte aligned
+};
+
+// Bits of one tile against a bracket [lo, hi] per block: gates above hi are selected, gates within are candidates that
+// the caller orders exactly. Excluded (own) gates are -inf.
+struct GateEmission {
+  const float* gates;  // [strips][64][16]
+  std::int64_t strips;
+  std::int64_t rows;      // 1..64
+  const float *lo, *hi;   // [strips * 16]
+  std::uint64_t* words;   // [strips * 16] out: bit row of word c = gate > hi[c]
+  double* sums;           // [strips * 16] added to: gates above hi
+  std::int64_t* counts;   // [strips * 16] added to: their number
+  float* values;          // candidates out, room for 64 * 16 * strips + 16
+  std::uint32_t* places;  // theirs: row * 16 * strips + block column; the order is fixed but unspecified
+};
+
+struct GateKernels {
+  // mean[d] of `count` rows of k: rows[i] is an index in units of token_stride elements from k. fp64 sums, rounded
+  // once.
+  void (*mean)(const void* k, int dtype, std::int64_t token_stride, const std::int32_t* rows, std::int64_t count,
+               std::int64_t dim, double* sums, float* mean);
+  void (*gates)(const GateTile& tile);
+  // Per column: least and greatest of rows 0..rows-1 against the values already there; sums added to in fp64.
+  void (*stats)(const float* gates, std::int64_t strips, std::int64_t rows, float* least, float* greatest,
+                double* sums);
+  std::int64_t (*emit)(const GateEmission& emission);  // returns the number of candidates
+};
+
+}  // namespace vmoba::cpu

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// From problems to items: shapes, matrices and the cut of query indices, shared by attend and attend_backward.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "cpu/attend_item.hpp"
+#include "vmoba/problem.hpp"
+#include "vmoba/selection.hpp"
+
+namespace vmoba::cpu {
+
+inline std::int64_t indices_of(const Sample& sample) { return sample.tokens() + sample.text_valid; }
+
+struct Cut {
+  std::int64_t pieces, length;
+};
+// About `wanted` pieces of `least` to `most` indices each, equal but for the last.
+inline Cut cut_indices(std::int64_t indices, std::int64_t wanted, std::int64_t least, std::int64_t most) {
+  const std::int64_t up = std::max<std::int64_t>((indices + least - 1) / least, 1);
+  std::int64_t pieces = std::max<std::int64_t>(std::min(wanted, up), (indices + most - 1) / most);
+  const std::int64_t length = std::max<std::int64_t>(((indices + pieces - 1) / pieces + 63) / 64 * 64, 64);
+  return {(indices + length - 1) / length, std::min(length, indices)};
+}
+
+inline ItemShape shape_of(const Problem& problem, std::int64_t b, const Selection* selection) {
+  const Sample& sample = problem.sample(b);
+  ItemShape s{};
+  s.dtype = problem.dtype();
+  s.dim = problem.dim();
+  s.scale = problem.scale();
+  s.tokens = sample.tokens();
+  s.rows = sample.rows;
+  s.video_begin = sample.video_begin;
+  s.text_begin = sample.text_begin;
+  s.text_valid = sample.text_valid;
+  s.dense = selection == nullptr;
+  if (selection) {
+    const Selection::Shape& shape = selection->shape(b);
+    s.blocks = shape.keys->blocks();
+    s.block_begin = shape.keys->begin().data();
+    s.block_order = shape.keys->order().data();
+    s.selection_rows = shape.rows();
+    s.words = shape.words();
+    if (shape.queries) {
+      s.query_begin = shape.queries->begin().data();
+      s.query_order = shape.queries->order().data();
+    }
+  }
+  return s;
+}
+
+inline Matrix matrix(const Problem& problem, const ConstView& view, std::int64_t b, std::int64_t head) {
+  const std::int64_t bytes = problem.offset(view, b, 0, head) * bytes_of(view.dtype);
+  return {const_cast<char*>(static_cast<const char*>(view.data)) + bytes, view.token_stride};
+}
+
+}  // namespace vmoba::cpu

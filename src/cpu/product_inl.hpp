@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// Register tiles: C[rows][columns] (+)= A B for panels of B, the one inner loop of attend and attend_backward.
+//
+// A register tile is `most` rows by two vectors (12 x 32 of AVX-512, 6 x 16 of AVX2: accumulators, one row of B and one
+// broadcast fill the register file, and a vector of B feeds as many multiply-adds as the load ports need). Every
+// element of C is summed in ascending k, one fused multiply-add at a time, so the value does not depend on the tile it
+// fell into.
+
+constexpr int most = registers == 32 ? 12 : 6;
+constexpr int panel = 2 * lanes;  // columns of a full panel
+
+// Where a row of C lies: rows at a stride, or anywhere.
+struct Regular {
+  float* base;
+  std::int64_t stride;
+  float* operator()(int i) const { return base + i * stride; }
+};
+struct Scattered {
+  float* const* rows;
+  std::int64_t column;
+  float* operator()(int i) const { return rows[i] + column; }
+};
+
+// A(i, k) = a[i * AI + k * AK]; B(k, :) = b[k * BK ...].
+template <int Rows, int Vecs, bool Add, int AI, int AK, int BK, class Where>
+inline void register_tile(const float* a, const float* b, int count, Where where) {
+  Vec c[Rows][Vecs];
+#pragma GCC unroll 12
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 2
+    for (int j = 0; j < Vecs; ++j) c[i][j] = Add ? load(where(i) + j * lanes) : zero();
+  }
+#pragma GCC unroll 1
+  for (int k = 0; k < count; ++k) {
+    Vec row[Vecs];
+#pragma GCC unroll 2
+    for (int j = 0; j < Vecs; ++j) row[j] = load(b + k * BK + j * lanes);
+#pragma GCC unroll 12
+    for (int i = 0; i < Rows; ++i) {
+      const Vec x = set(a[i * AI + k * AK]);
+#pragma GCC unroll 2
+      for (int j = 0; j < Vecs; ++j) c[i][j] = fma(x, row[j], c[i][j]);
+    }
+  }
+#pragma GCC unroll 12
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 2
+    for (int j = 0; j < Vecs; ++j) store(where(i) + j * lanes, c[i][j]);
+  }
+}
+
+inline Regular from(Regular where, int i) { return {where.base + i * where.stride, where.stride}; }
+inline Scattered from(Scattered where, int i) { return {where.rows + i, where.column}; }
+
+// All rows against one panel. Rows are taken in register tiles; the last reaches up to most / 3 - 1 rows beyond `rows`,
+// where A, C and their pointers must exist.
+template <int Vecs, bool Add, int AI, int AK, int BK, class Where>
+inline void multiply_panel(const float* a, const float* b, int rows, int count, Where where) {
+  int i = 0;
+  for (; rows - i > most * 2 / 3; i += most) {
+    register_tile<most, Vecs, Add, AI, AK, BK>(a + i * AI, b, count, from(where, i));
+  }
+  if (rows - i > most / 3) {
+    register_tile<most * 2 / 3, Vecs, Add, AI, AK, BK>(a + i * AI, b, count, from(where, i));
+  } else if (rows - i > 0) {
+    register_tile<most / 3, Vecs, Add, AI, AK, BK>(a + i * AI, b, count, from(where, i));
+  }
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+// select of the cpu backend: block means, then group after group by scope, then floors and caps.
+#include "cpu/select.hpp"
+
+#include <variant>
+
+#include "cpu/select_bracket.hpp"
+#include "cpu/select_sample.hpp"
+
+namespace vmoba::cpu {
+namespace {
+
+// What the rules have in common.
+struct Rule {
+  Scope scope = Scope::head;
+  bool limits = false;  // a floor or cap that can change something
+};
+
+Rule rule_of(const Policy& policy, std::int64_t blocks) {
+  return std::visit(
+      [&](const auto& rule) -> Rule {
+        if constexpr (requires { rule.min_blocks; }) {
+          return {rule.scope, rule.min_blocks > 1 || rule.max_blocks.value_or(blocks) < blocks};
+        } else {
+          return {};
+        }
+      },
+      policy);
+}
+
+void fill_means(const SampleGates& sample, const Runner& runner) {
+  const std::int64_t dim = sample.problem->dim();
+  const Buffer<double> sums(runner.workers() * dim);
+  const Buffer<float> mean(runner.workers() * dim);
+  runner(sample.problem->kv_heads() * sample.strips, [&](std::int64_t item, std::int64_t worker) {
+    sample.means(item / sample.strips, item % sample.strips, sums.data() + worker * dim, mean.data() + worker * dim);
+  });
+}
+
+// Runs body(item, runner, slot): items side by side while there are enough of them for every worker (slot: the worker),
+// then the rest one after another with the workers inside each (slot: the number of workers).
+template <class Body>
+void share_out(std::int64_t items, const Runner& runner, const Body& body) {
+  const std::int64_t together = items / runner.workers() * runner.workers();
+  runner(together, [&](std::int64_t item, std::int64_t worker) { body(item, Runner(), worker); });
+  for (std::int64_t item = together; item < items; ++item) body(item, runner, runner.workers());
+}
+
+// Budgets that do not depend on the gates: every pair, or own pairs only.
+bool select_without_gates(const SampleGates& sample, Selection& selection) {
+  const Budget budget = budget_of(sample.problem->policy(), 1, sample.blocks, {});
+  if (!budget.all && !(budget.by_count && budget.count == 0)) return false;
+  const std::int64_t words = selection.shape(sample.b).words();
+  for (std::int64_t h = 0; h < sample.problem->heads(); ++h) {
+    std::uint64_t* const first = selection.words_of(sample.b, h, 0);
+    for (std::int64_t c = 0; c < sample.blocks; ++c) {
+      for (std::int64_t word = 0; word < words; ++word) {
+        const std::int64_t rows = std::min<std::int64_t>(64, sample.tokens - word * 64);
+        first[c * words + word] = budget.all ? ~std::uint64_t{0} >> (64 - rows) : 0;
+      }
+    }
+    for (std::int64_t s = 0; s < sample.tokens; ++s)
+      first[sample.own[s] * words + s / 64] |= std::uint64_t{1} << s % 64;
+  }
+  return true;
+}
+
+void select_one(const SampleGates& sample, Selection& selection, const Runner& runner) {
+  const std::int64_t heads = sample.problem->heads();
+  const Rule rule = rule_of(sample.problem->policy(), sample.blocks);
+  if (select_without_gates(sample, selection)) {
+    // then only floors and caps look at gates
+  } else if (rule.scope == Scope::query) {
+    share_out(heads, runner, [&](std::int64_t h, const Runner& inside, std::int64_t) {
+      select_queries(sample, h, selection, inside);
+    });
+  } else if (rule.scope == Scope::head) {
+    std::vector<std::unique_ptr<BracketSolver>> solvers(static_cast<std::size_t>(runner.workers() + 1));
+    share_out(heads, runner, [&](std::int64_t h, const Runner& inside, std::int64_t slot) {
+      if (slot == runner.workers()) std::fill_n(solvers.begin(), slot, nullptr);  // the others are done
+      if (!solvers[slot]) solvers[slot] = std::make_unique<BracketSolver>(sample, 1, false, inside.workers());
+      if (solvers[slot]->solve(h, selection, inside)) return;
+      select_exact(sample, {h, h + 1, 0, sample.blocks}, selection, inside);
+    });
+  } else if (const bool by_column = rule.scope == Scope::block;
+             !BracketSolver(sample, heads, by_column, runner.workers()).solve(0, selection, runner)) {
+    const std::int64_t groups = by_column ? sample.blocks : 1, width = by_column ? 1 : sample.blocks;
+    share_out(groups, runner, [&](std::int64_t i, const Runner& inside, std::int64_t) {
+      select_exact(sample, {0, heads, i * width, (i + 1) * width}, selection, inside);
+    });
+  }
+  if (rule.limits) {
+    share_out(heads, runner,
+              [&](std::int64_t h, const Runner& inside, std::int64_t) { apply_limits(sample, h, selection, inside); });
+  }
+}
+
+}  // namespace
+
+void select(const GateKernels& kernels, const Problem& problem, const ConstView& q, const ConstView& k,
+            Selection& selection, const Execution& execution) {
+  if (std::holds_alternative<Dense>(problem.policy())) {
+    selection.fill(true);
+    return;
+  }
+  const Runner runner(execution);
+  for (std::int64_t b = 0; b < problem.batch(); ++b) {
+    SampleGates sample(problem, kernels, q, k, b);
+    const Buffer<float> panels(sample.panels_size());
+    sample.panels = panels.data();
+    fill_means(sample, runner);
+    select_one(sample, selection, runner);
+  }
+}
+
+std::int64_t select_scratch_bytes(const Problem& problem, const Execution& execution) {
+  const std::int64_t workers = Runner(execution).workers();
+  std::int64_t most = 0;
+  for (std::int64_t b = 0; b < problem.batch(); ++b) {
+    const Partition& partition = *problem.sample(b).partition;
+    const std::int64_t strips = (partition.blocks() + gate_strip - 1) / gate_strip, dim = problem.dim();
+    const std::int64_t means = problem.kv_heads() * strips * gate_strip * dim * 4 + workers * dim * 12;
+    most = std::max(most, means + workers * TileScratch::bytes(strips, dim));
+  }
+  return most;
+}
+
+}  // namespace vmoba::cpu

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// Gates of one sample, tile by tile, and the budget that follows from a group's totals.
+#include "cpu/select_sample.hpp"
+
+#include <cmath>
+#include <variant>
+
+namespace vmoba::cpu {
+
+SampleGates::SampleGates(const Problem& problem, const GateKernels& kernels, const ConstView& q, const ConstView& k,
+                         std::int64_t b)
+    : problem(&problem), kernels(&kernels), q(q), k(k), b(b), panels(nullptr) {
+  const Partition& partition = *problem.sample(b).partition;
+  tokens = partition.tokens();
+  blocks = partition.blocks();
+  strips = (blocks + gate_strip - 1) / gate_strip;
+  tiles = (tokens + gate_rows - 1) / gate_rows;
+  // At most 64 chunks, so that what is kept per chunk stays small; at least 512 rows, so that a chunk is worth a
+  // switch.
+  chunk_tiles = std::max<std::int64_t>(8, (tiles + 63) / 64);
+  chunks = (tiles + chunk_tiles - 1) / chunk_tiles;
+  own = partition.labels().data();
+}
+
+void SampleGates::means(std::int64_t g, std::int64_t strip, double* sums, float* mean) const {
+  const std::int64_t dim = problem->dim();
+  const Sample& sample = problem->sample(b);
+  const auto* base =
+      static_cast<const char*>(k.data) + problem->offset(k, b, sample.video_begin, g) * bytes_of(k.dtype);
+  float* const panel = panels + (g * strips + strip) * dim * gate_strip;
+  for (std::int64_t lane = 0; lane < gate_strip; ++lane) {
+    const std::int64_t block = strip * gate_strip + lane;
+    if (block < blocks) {  // columns beyond N repeat the last block
+      const auto list = sample.partition->tokens_of(block);
+      kernels->mean(base, static_cast<int>(k.dtype), k.token_stride, list.data(),
+                    static_cast<std::int64_t>(list.size()), dim, sums, mean);
+    }
+    for (std::int64_t d = 0; d < dim; ++d) panel[d * gate_strip + lane] = mean[d];
+  }
+}
+
+void SampleGates::gates(std::int64_t h, std::int64_t tile, std::int64_t strip, std::int64_t count, float* widened,
+                        float* out) const {
+  const std::int64_t row = problem->sample(b).video_begin + tile * gate_rows;
+  const std::int64_t dim = problem->dim();
+  const std::int64_t element = problem->offset(q, b, row, h);
+  kernels->gates({.q = static_cast<const char*>(q.data) + element * bytes_of(q.dtype),
+                  .dtype = static_cast<int>(q.dtype),
+                  .token_stride = q.token_stride,
+                  .rows = rows_of(tile),
+                  .dim = dim,
+                  .panels = panels + (problem->kv_head(h) * strips + strip) * dim * gate_strip,
+                  .strips = count,
+                  .widened = widened,
+                  .gates = out});
+}
+
+void GroupTotals::add(const GroupTotals& other) {
+  least = std::min(least, other.least);
+  greatest = std::max(greatest, other.greatest);
+  sum += other.sum;
+  own_sum += other.own_sum;
+  finite += other.finite;
+  own_finite += other.own_finite;
+  infinite += other.infinite;
+  own_infinite += other.own_infinite;
+}
+
+void GroupTotals::add(float gate, bool own) {
+  if (std::isfinite(gate)) {
+    least = std::min(least, gate);
+    greatest = std::max(greatest, gate);
+    sum += gate;
+    ++finite;
+    own_sum += own ? gate : 0;
+    own_finite += own;
+  } else if (gate > 0) {
+    ++infinite;
+    own_infinite += own;
+  }
+}
+
+Budget budget_of(const Policy& policy, std::int64_t queries, std::int64_t blocks, const GroupTotals& totals) {
+  constexpr double eps = 1e-6;
+  Budget budget;
+  if (const auto* top = std::get_if<TopK>(&policy)) {
+    budget.by_count = true;
+    budget.all = top->k >= blocks;
+    budget.count = (std::min(top->k, blocks) - 1) * queries;
+    return budget;
+  }
+  const auto* rule = std::get_if<Threshold>(&policy);
+  if (rule == nullptr || rule->tau >= 1) {  // the others never sum to all of T and eps
+    budget.all = true;
+    return budget;
+  }
+  if (totals.finite > 0) {
+    budget.least = totals.least;
+    budget.range = static_cast<double>(totals.greatest) - budget.least;
+    if (budget.range <= eps) budget.range = 1;
+  }
+  const double own = budget.weight(totals.own_finite, totals.own_sum) + static_cast<double>(totals.own_infinite);
+  const double total = budget.weight(totals.finite, totals.sum) + static_cast<double>(totals.infinite);
+  budget.target = std::max(0.0, rule->tau - own / (total + eps)) * (total + eps);
+  return budget;
+}
+
+}  // namespace vmoba::cpu

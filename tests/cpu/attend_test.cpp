@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+// attend and attend_backward of every cpu tier against reference: shapes around every tile edge, dtypes, text, packed
+// batches, grouped heads, block rows, extremes, poison, threads.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "support/compare.hpp"
+#include "support/problems.hpp"
+#include "support/tensors.hpp"
+
+namespace vmoba::test {
+namespace {
+
+// Names of all cpu tiers; a test of one that this machine cannot run is skipped, in words.
+std::vector<std::string> tiers() {
+  std::vector<std::string> names;
+  for (const Backend& backend : backends()) {
+    if (backend.name.starts_with("cpu:")) names.emplace_back(backend.name);
+  }
+  return names;
+}
+
+class Attend : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    for (const Backend& backend : backends()) {
+      if (backend.name != GetParam()) continue;
+      const std::string reason = backend.unavailable();
+      if (!reason.empty()) GTEST_SKIP() << GetParam() << ": " << reason;
+    }
+  }
+  Execution execution() const { return {.backend = GetParam()}; }
+
+  // Forward and backward within the error budget, and nothing written between the rows of strided outputs.
+  void expect_like_reference(const Problem& problem, const Selection* selection, Tensors& t, bool dlse = true) const {
+    run(problem, selection, t, execution(), dlse);
+    EXPECT_EQ(check_results(problem, selection, t, dlse), "") << words(problem);
+    for (const Tensor* tensor : {&t.out, &t.lse, &t.dq, &t.dk, &t.dv}) EXPECT_TRUE(tensor->gaps_untouched());
+  }
+};
+
+TEST_P(Attend, RandomProblems) {
+  for (std::uint64_t seed = 0; seed < 60; ++seed) {
+    Rng rng(seed);
+    const Problem problem(random_options(rng, {.axis = 5}));
+    Tensors t = Tensors::random(problem, seed, rng.integer(0, 1) ? Layout::padded : Layout::contiguous);
+    if (rng.integer(0, 4) == 0) {
+      expect_like_reference(problem, nullptr, t, rng.integer(0, 1));
+    } else {
+      const Selection selection = random_selection(problem, rng, rng.integer(0, 10) * 10);
+      expect_like_reference(problem, &selection, t, rng.integer(0, 1));
+    }
+    if (HasFailure()) return;
+  }
+}
+
+// Whole vectors, parts of vectors and odd numbers of vectors on every tier.
+TEST_P(Attend, EveryWidthInEveryDtype) {
+  for (const std::int64_t dim : {8, 16, 24, 40, 64, 72, 96, 128, 136, 256}) {
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+      const Problem problem({.grid = {3, 5, 7}, .block = {2, 5, 4}, .heads = 2, .dim = dim, .dtype = dtype});
+      Rng rng(static_cast<std::uint64_t>(dim));
+      const Selection selection = random_selection(problem, rng, 50);
+      Tensors t = Tensors::random(problem, 7, Layout::padded);
+      expect_like_reference(problem, &selection, t);
+    }
+  }
+}
+
+// Blocks of 1 to 257 keys, and as many rows as end before, at and after a group of rows.
+TEST_P(Attend, TileEdges) {
+  for (const std::int64_t keys : {1, 3, 4, 5, 12, 15, 16, 17, 31, 33, 95, 97, 127, 128, 129, 257}) {
+    const std::int64_t tokens = keys < 20 ? 100 : 290;
+    const Problem problem({.grid = {1, 1, tokens}, .block = vmoba::Run{keys}, .dim = 16});
+    Rng rng(static_cast<std::uint64_t>(keys));
+    const Selection selection = random_selection(problem, rng, 60);
+    Tensors t = Tensors::random(problem, 3);
+    expect_like_reference(problem, &selection, t);
+  }
+  for (const std::int64_t tokens : {1, 2, 4, 5, 8, 9, 12, 13, 63, 64, 65, 95, 96, 97, 191, 193, 255, 257}) {
+    const Problem problem({.grid = {1, 1, tokens}, .dim = 8});
+    Tensors t = Tensors::random(problem, 4);
+    expect_like_reference(problem, nullptr, t);
+  }
+}
+
+TEST_P(Attend, TextInFrontAndRearWithPadding) {
+  for (const Text::At at : {Text::At::front, Text::At::rear}) {
+    for (const std::int64_t valid : {0, 1, 20, 33}) {
+      const Problem problem({.grid = {2, 4, 9},
+                             .block = {1, 3, 4},
+                             .batch = 2,
+                             .heads = 2,
+                             .dim = 32,
+                             .text = {.count = 33, .at = at, .valid = {valid, 7}}});
+      Rng rng(5);
+      const Selection selection = random_selection(problem, rng, 30);
+      Tensors t = Tensors::random(problem, 8);
+      // Padding may hold anything, NaN too: nobody reads it.
+      for (std::int64_t b = 0; b < 2; ++b) {
+        const Sample& s = problem.sample(b);
+        for (std::int64_t r = s.text_begin + s.text_valid; r < s.text_begin + 33; ++r) {
+          for (std::int64_t h = 0; h < 2; ++h) {
+            for (Tensor* tensor : {&t.q, &t.k, &t.v, &t.dout}) {
+              for (std::int64_t d = 0; d < 32; ++d) tensor->set(b, r, h, d, NAN);
+            }
+          }
+        }
+      }
+      run(problem, &selection, t, execution());
+      const Tensors expected = truth(problem, &selection, t);
+      EXPECT_EQ(near("out", t.out, expected.out, 1e-5), "");
+      EXPECT_EQ(near("lse", t.lse, expected.lse, 1e-5), "");
+      EXPECT_EQ(near("dq", t.dq, expected.dq, 1e-5), "");
+      EXPECT_EQ(near("dk", t.dk, expected.dk, 1e-5), "");
+      EXPECT_EQ(near("dv", t.dv, expected.dv, 1e-5), "");
+      run(problem, nullptr, t, execution());
+      EXPECT_EQ(near("dense", t.out, truth(problem, nullptr, t).out, 1e-5), "");
+    }
+  }
+}
+
+TEST_P(Attend, BlockRows) {
+  const Problem problem({.grids = {{3, 4, 5}, {2, 5, 6}},
+                         .block = {2, 2, 3},
+                         .heads = 4,
+                         .kv_heads = 2,
+                         .dim = 24,
+                         .text = {.count = 6, .valid = {6, 2}}});
+  Rng rng(11);
+  const Selection selection = random_block_selection(problem, {1, 3, 2}, rng);
+  Tensors t = Tensors::random(problem, 12);
+  expect_like_reference(problem, &selection, t);
+  const Selection by_token = selection.by_token();
+  Tensors other = t;
+  run(problem, &by_token, other, execution());
+  EXPECT_TRUE(t.out.same_bits(other.out));
+  EXPECT_TRUE(t.dq.same_bits(other.dq));
+  EXPECT_EQ(near("dk", t.dk, other.dk, 1e-5), "");
+}
+
+// Logits of +-100 nats, one block's keys a hundred times larger, and nothing at all.
+TEST_P(Attend, Extremes) {
+  const Problem problem({.grid = {4, 6, 6}, .block = {2, 3, 6}, .heads = 2, .dim = 64, .scale = 1});
+  Rng rng(2);
+  const Selection selection = random_selection(problem, rng, 60);
+  Tensors t = Tensors::random(problem, 21);
+  t.q.fill([&](auto, auto, auto, auto) { return rng.normal() * 3; });
+  t.k.fill([&](auto, std::int64_t row, auto, auto) { return rng.normal() * (row % 5 == 0 ? 5 : 1.5); });
+  for (const Selection* s : {&selection, static_cast<const Selection*>(nullptr)}) {
+    run(problem, s, t, execution());
+    const Tensors expected = truth(problem, s, t), rough = naive(problem, s, t);
+    EXPECT_EQ(within_budget("out", t.out, rough.out, expected.out, 2, DType::f32), "");
+    EXPECT_EQ(within_budget("lse", t.lse, rough.lse, expected.lse, 2, DType::f32), "");
+    // The backward starts from lse as stored in fp32: its rounding at 100 nats, not ours, bounds the gradients.
+    EXPECT_EQ(near("dq", t.dq, expected.dq, 1e-4), "");
+    EXPECT_EQ(near("dk", t.dk, expected.dk, 1e-4), "");
+    EXPECT_EQ(near("dv", t.dv, expected.dv, 1e-4), "");
+  }
+  for (Tensor* tensor : {&t.q, &t.k}) tensor->fill([](auto...) { return 0.0; });
+  expect_like_reference(problem, &selection, t);
+}
+
+// One shared key moves through the largest jumps of the running reference: 2^-126 .. 2^126 from tile to tile.
+TEST_P(Attend, RisingAndFallingLogits) {
+  for (const double slope : {2.0, -2.0}) {
+    const Problem problem({.grid = {1, 1, 400}, .block = vmoba::Run{40}, .dim = 8, .scale = 1});
+    Selection selection(problem);
+    selection.fill(true);
+    Tensors t = Tensors::random(problem, 22);
+    t.q.fill([](auto, auto, auto, std::int64_t d) { return d == 0 ? 1.0 : 0.0; });
+    t.k.fill([&](auto, std::int64_t row, auto, auto) { return slope * static_cast<double>(row / 40) * 10; });
+    expect_like_reference(problem, &selection, t);
+  }
+}
+
+TEST_P(Attend, EmptyRowsAndUnusedBlocks) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Problem problem({.grid = {2, 5, 7}, .block = {1, 5, 3}, .heads = 2, .dim = 24, .dtype = dtype});
+    Selection selection(problem);
+    Tensors t = Tensors::random(problem, 31);
+    run(problem, &selection, t, execution());
+    for (const Tensor* tensor : {&t.out, &t.dq, &t.dk, &t.dv}) {
+      for (const double x : tensor->doubles()) ASSERT_EQ(x, 0);
+    }
+    for (const double x : t.lse.doubles()) ASSERT_EQ(x, -std::numeric_limits<double>::infinity());
+    for (std::int64_t row = 0; row < 70; row += 3) selection.set(0, 1, row, 2);  // one block, one head, every third row
+    expect_like_reference(problem, &selection, t);
+  }
+}
+
+// A NaN key reaches the rows that attend its block and no other; a NaN query its own row (and the gradients of keys).
+TEST_P(Attend, NanStaysWhereReferenceHasIt) {
+  const Problem problem({.grid = {2, 5, 7}, .block = {1, 5, 3}, .heads = 2, .dim = 24});
+  Rng rng(41);
+  const Selection selection = random_selection(problem, rng, 40);
+  for (const int which : {0, 1, 2, 3}) {
+    Tensors t = Tensors::random(problem, 42);
+    Tensor* tensors[] = {&t.q, &t.k, &t.v, &t.dout};
+    tensors[which]->set(0, 17, 1, 3, NAN);
+    run(problem, &selection, t, execution());
+    const Tensors expected = truth(problem, &selection, t);
+    EXPECT_EQ(near("out", t.out, expected.out, 1e-5), "") << which;
+    EXPECT_EQ(near("lse", t.lse, expected.lse, 1e-5), "") << which;
+    EXPECT_EQ(near("dq", t.dq, expected.dq, 1e-5), "") << which;
+    EXPECT_EQ(near("dk", t.dk, expected.dk, 1e-5), "") << which;
+    EXPECT_EQ(near("dv", t.dv, expected.dv, 1e-5), "") << which;
+  }
+}
+
+// Few heads and many rows, so that rows are cut into pieces and backward items take turns.
+TEST_P(Attend, SameBitsForAnyThreads) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const bool dense : {false, true}) {
+      const Problem problem({.grid = {13, 16, 16},
+                             .block = {3, 16, 8},
+                             .heads = 4,
+                             .kv_heads = 2,
+                             .dim = 24,
+                             .dtype = dtype,
+                             .text = {.count = 40, .at = Text::At::front, .valid = {21}}});
+      Rng rng(51);
+      const Selection selection = random_selection(problem, rng, 20);
+      Tensors first = Tensors::random(problem, 52);
+      run(problem, dense ? nullptr : &selection, first, execution());
+      for (const std::int64_t threads : {1, 2, 5, 5}) {
+        ThreadPool pool(threads);
+        Tensors again = Tensors::random(problem, 52);
+        run(problem, dense ? nullptr : &selection, again, pool.execution(GetParam()));
+        EXPECT_TRUE(first.out.same_bits(again.out)) << threads;
+        EXPECT_TRUE(first.lse.same_bits(again.lse)) << threads;
+        EXPECT_TRUE(first.dq.same_bits(again.dq)) << threads;
+        EXPECT_TRUE(first.dk.same_bits(again.dk)) << threads;
+        EXPECT_TRUE(first.dv.same_bits(again.dv)) << threads;
+      }
+    }
+  }
+}
+
+// Workers that run one after another, in any order: items that take turns may not wait for a worker yet to start.
+TEST_P(Attend, WorkersInSequence) {
+  const Problem problem({.grid = {10, 16, 16}, .block = {5, 8, 8}, .dim = 16, .dtype = DType::f16});
+  Rng rng(61);
+  const Selection selection = random_selection(problem, rng, 30);
+  Tensors first = Tensors::random(problem, 62), again = first;
+  run(problem, &selection, first, execution());
+  Execution sequence = execution();
+  sequence.threads = 3;
+  sequence.parallel_for = [](std::int64_t workers, const std::function<void(std::int64_t)>& body) {
+    for (std::int64_t worker = workers - 1; worker >= 0; --worker) body(worker);
+  };
+  run(problem, &selection, again, sequence);
+  EXPECT_TRUE(first.dq.same_bits(again.dq));
+  EXPECT_TRUE(first.dk.same_bits(again.dk));
+}
+
+TEST_P(Attend, ABatchEqualsItsSamples) {
+  const Problem packed({.grids = {{3, 4, 5}, {2, 16, 33}, {1, 7, 4}},
+                        .block = {1, 4, 2},
+                        .heads = 2,
+                        .kv_heads = 1,
+                        .dim = 40,
+                        .text = {.count = 5, .valid = {5, 2, 0}}});
+  const Problem uniform({.grid = {3, 7, 5}, .block = {2, 3, 4}, .batch = 3, .heads = 2, .dim = 40});
+  for (const Problem& problem : {packed, uniform}) {
+    Rng rng(71);
+    const Selection selection = random_selection(problem, rng);
+    Tensors all = Tensors::random(problem, 72);
+    ThreadPool pool(2);
+    run(problem, &selection, all, pool.execution(GetParam()));
+    for (std::int64_t b = 0; b < problem.batch(); ++b) {
+      const Problem one = only_sample(problem, b);
+      Selection part(one);
+      for (std::int64_t h = 0; h < problem.heads(); ++h) {
+        for (std::int64_t c = 0; c < part.blocks(0); ++c) {
+          std::copy_n(selection.words_of(b, h, c), part.shape(0).words(), part.words_of(0, h, c));
+        }
+      }
+      Tensors t = Tensors::zeros_of(one);
+      for (auto [to, from] :
+           {std::pair{&t.q, &all.q}, {&t.k, &all.k}, {&t.v, &all.v}, {&t.dout, &all.dout}, {&t.dlse, &all.dlse}}) {
+        *to = only_sample(problem, *from, b);
+      }
+      run(one, &part, t, execution());
+      EXPECT_EQ(t.out.doubles(), only_sample(problem, all.out, b).doubles());
+      EXPECT_EQ(t.lse.doubles(), only_sample(problem, all.lse, b).doubles());
+      EXPECT_EQ(t.dq.doubles(), only_sample(problem, all.dq, b).doubles());
+      EXPECT_EQ(t.dk.doubles(), only_sample(problem, all.dk, b).doubles());
+      EXPECT_EQ(t.dv.doubles(), only_sample(problem, all.dv, b).doubles());
+    }
+  }
+}
+
+TEST_P(Attend, RefusesInWords) {
+  for (const Backend& backend : backends()) {
+    if (backend.name != GetParam()) continue;
+    EXPECT_EQ(backend.why_not(Problem({.grid = {1, 2, 3}, .dim = 64})), "");
+    EXPECT_NE(backend.why_not(Problem({.grid = {1, 2, 3}, .dim = 12})).find("dim = 12 is not a multiple of 8"),
+              std::string::npos);
+    EXPECT_NE(backend.why_not(Problem({.grid = {1, 2, 3}, .dim = 264})).find("up to 256"), std::string::npos);
+    EXPECT_NE(backend.why_not(Problem({.grid = {1, 2, 3}, .dim = 64, .dtype = DType::f64})).find("f64"),
+              std::string::npos);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Tiers, Attend, testing::ValuesIn(tiers()),
+                         [](const auto& info) { return info.param.substr(info.param.find(':') + 1); });
+
+}  // namespace
+}  // namespace vmoba::test

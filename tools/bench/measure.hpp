@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// Interleaved timing: every contender runs once a round, so that a slow minute of the machine hits all of them.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace vmoba::tools {
+
+struct Times {
+  std::vector<double> seconds;  // one a round
+  double median() const;
+  double fastest() const;
+  double slowest() const;
+  double spread() const;  // (third quartile - first quartile) / median
+};
+
+struct Contender {
+  std::string name;
+  std::function<void()> run;
+  Times times{};
+};
+
+struct Rounds {
+  double seconds = 50;  // the budget of all rounds; at least least rounds are run whatever it says
+  std::int64_t least = 3, most = 9;
+  // A contender whose warm-up took this many times the fastest of its rival group is measured once only.
+  double hopeless = 4;
+};
+
+// One warm-up of each (not counted unless the contender is hopeless), then rounds. group tells which contenders are
+// rivals. tick is called after every run with a line for a progress bar.
+void measure_rounds(std::vector<Contender>& contenders, const std::vector<std::string>& group, const Rounds& rounds,
+                    const std::function<void(const std::string&)>& tick);
+
+}  // namespace vmoba::tools

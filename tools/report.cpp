@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// vmoba report: one page about training runs, written by the package's Python module vmoba.report.
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <memory>
+
+#include "tools/output.hpp"
+#include "tools/process.hpp"
+#include "tools/verb.hpp"
+#include "vmoba/error.hpp"
+
+namespace vmoba::tools {
+
+Run setup_report(CLI::App& command) {
+  struct Options {
+    std::vector<std::string> runs, clips, analyses;
+    std::string out = "report.html", title, python;
+    bool json = false;
+  };
+  auto options = std::make_shared<Options>();
+  command.add_option("runs", options->runs, "training run folders (metrics.jsonl), one or more, each NAME=DIR or DIR")
+      ->required();
+  command.add_option("--clip", options->clips, "a sampled clip, NAME=FILE or FILE; repeat for more");
+  command.add_option("--analysis", options->analyses,
+                     "a folder written by vmoba analyze, NAME=DIR or DIR; repeat for more");
+  command.add_option("--out", options->out, "the page; pictures and report.json go beside it")->capture_default_str();
+  command.add_option("--title", options->title, "title of the page");
+  command.add_option("--python", options->python, "interpreter that has vmoba, matplotlib and OpenCV");
+  command.add_flag("--json", options->json, "print report.json");
+  return [options] {
+    const auto path_of = [](const std::string& item) {
+      const std::size_t equals = item.find('=');
+      return equals == std::string::npos ? item : item.substr(equals + 1);
+    };
+    for (const std::string& run : options->runs)
+      if (!std::filesystem::exists(std::filesystem::path(path_of(run)) / "metrics.jsonl"))
+        throw_file(path_of(run), "holds no metrics.jsonl", "give folders that vmoba train wrote");
+    for (const std::string& clip : options->clips)
+      if (!std::filesystem::exists(path_of(clip)))
+        throw_file(path_of(clip), "does not exist", "give clips that vmoba sample wrote");
+    for (const std::string& analysis : options->analyses)
+      if (!std::filesystem::exists(std::filesystem::path(path_of(analysis)) / "analysis.json"))
+        throw_file(path_of(analysis), "holds no analysis.json", "give folders that vmoba analyze wrote");
+    std::vector<std::string> line{find_python(options->python), "-m", "vmoba.report", "--out", options->out};
+    if (!options->title.empty()) line.insert(line.end(), {"--title", options->title});
+    for (const std::string& clip : options->clips) line.insert(line.end(), {"--clip", clip});
+    for (const std::string& analysis : options->analyses) line.insert(line.end(), {"--analysis", analysis});
+    line.insert(line.end(), {"--machine", to_json(machine()).dump()});
+    if (options->json) line.push_back("--json");
+    line.push_back("--");
+    line.insert(line.end(), options->runs.begin(), options->runs.end());
+    const Outcome outcome = run_process(line, true);
+    if (outcome.code == 0) {
+      print(outcome.out);
+      return exit_fine;
+    }
+    std::string last = outcome.errors;
+    while (!last.empty() && last.back() == '\n') last.pop_back();
+    if (const std::size_t cut = last.find_last_of('\n'); cut != std::string::npos) last = last.substr(cut + 1);
+    if (outcome.code == exit_file) {
+      fmt::print(stderr, "{}\n", last);
+      return exit_file;
+    }
+    if (outcome.code == exit_interrupted || outcome.code == 130) return exit_interrupted;
+    throw Error(Error::Kind::unsupported, "report", line[0], fmt::format("ended with code {}: {}", outcome.code, last),
+                "give --python an interpreter that has vmoba, matplotlib and opencv-python-headless");
+  };
+}
+
+}  // namespace vmoba::tools
