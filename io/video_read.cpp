@@ -211,7 +211,8 @@ class Collector {
     }
   }
   void finish() {
-    if (started_ && options_.fps > 0) emit_until(time_ + 0.5 / file_rate_);
+    // The last frame stands for its own duration; the microsecond keeps rounding from adding a frame.
+    if (started_ && options_.fps > 0) emit_until(time_ + 1 / file_rate_ - 1e-6);
   }
   bool full() const { return full_ || failed_ || (options_.max_frames > 0 && out_.frames >= options_.max_frames); }
   bool failed() const { return failed_; }

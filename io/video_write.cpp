@@ -73,7 +73,7 @@ class Writer {
     const std::string url = "file:" + file_.temporary();
     require(avformat_alloc_output_context2(&context, nullptr, format.muxer, url.c_str()), "cannot be started");
     output_.reset(context);
-    output_->flags |= AVFMT_FLAG_BITEXACT;  // no version strings or dates: the same frames give the same file
+    output_->flags |= AVFMT_FLAG_BITEXACT;  // no version strings and no dates
     open_encoder(quality);
     stream_ = avformat_new_stream(output_.get(), nullptr);
     if (stream_ == nullptr) throw std::bad_alloc();
@@ -126,7 +126,7 @@ class Writer {
     encoder_->framerate = av_d2q(frames_.fps, 100'000);
     encoder_->time_base = format_.gif ? AVRational{1, 100} : av_inv_q(encoder_->framerate);
     encoder_->sample_aspect_ratio = {1, 1};
-    encoder_->thread_count = 1;  // the same bytes on every machine
+    encoder_->thread_count = 1;  // the same bytes for any number of cores; x264 alone is not reproducible even so
     encoder_->flags |= AV_CODEC_FLAG_BITEXACT;
     if (output_->oformat->flags & AVFMT_GLOBALHEADER) encoder_->flags |= AV_CODEC_FLAG_GLOBAL_HEADER;
     AVDictionary* options = nullptr;

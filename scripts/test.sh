@@ -69,12 +69,11 @@ for stage in $stages; do
     fuzz)
       say "Fuzz targets, ${FUZZ_SECONDS:=60} s each"
       if engine_build build-fuzz -DVMOBA_FUZZ=ON -DVMOBA_TESTS=OFF -DCMAKE_C_COMPILER=clang-14 -DCMAKE_CXX_COMPILER=clang++-14; then
-        for target in build-fuzz/fuzz/fuzz_*; do
-          [[ -x $target && -f $target ]] || continue
-          name=$(basename "$target")
+        for name in fuzz_safetensors fuzz_config fuzz_selection; do
+          target=build-fuzz/fuzz/$name
           mkdir -p "$log/$name"
           (
-            "$target" -max_total_time="$FUZZ_SECONDS" -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 "$log/$name" "fuzz/corpus/${name#fuzz_}" \
+            "$target" -max_total_time="$FUZZ_SECONDS" -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 "$log/$name" "build-fuzz/fuzz/corpus/${name#fuzz_}" \
               >"$log/$name.log" 2>&1
             echo $? >"$log/$name.rc"
           ) &

@@ -3,6 +3,7 @@
 // tests.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "support/compare.hpp"
@@ -24,7 +25,7 @@ struct Quantity {
   double factor;  // of the naive computation's error that is allowed
   test::Tensor test::Tensors::*tensor;
   double l2 = 0, naive_l2 = 0, row = 0, naive_row = 0;  // worst over problems
-  double used = 0;                                      // largest share of the budget
+  double used = 0;                                      // largest share of a problem's budget
   std::int64_t special = 0, failures = 0;
 };
 
@@ -39,7 +40,7 @@ struct Verdict {
   std::int64_t pairs = 0, in_band = 0, wrong = 0;  // of selections
   std::int64_t unstable = 0;                       // problems whose bits depend on the number of threads
   std::vector<std::string> messages;               // what failed, with the problem in words
-  bool passed() const { return messages.empty(); }
+  bool passed() const { return messages.empty() && problems > 0; }
 };
 
 // Shapes around every edge that kernels have, then random ones.
@@ -93,24 +94,32 @@ void compare(const ProblemOptions& options, std::uint64_t seed, ThreadPool& pool
 
   const Selection* given = std::holds_alternative<Dense>(problem.policy()) ? nullptr : &selection;
   test::run(problem, given, tensors, execution);
+  test::Tensors rounded = tensors;
+  test::run(problem, given, rounded, {.backend = "reference"});
   const test::Tensors truth = test::truth(problem, given, tensors), naive = test::naive(problem, given, tensors);
   for (Quantity& quantity : verdict.quantities) {
     const test::Tensor &ours = tensors.*quantity.tensor, &exact = truth.*quantity.tensor,
                        &rough = naive.*quantity.tensor;
     const DType dtype = quantity.tensor == &test::Tensors::lse ? problem.lse_dtype() : problem.dtype();
     const test::Difference own = test::difference(ours, exact), theirs = test::difference(rough, exact);
+    const test::Difference best = test::difference(rounded.*quantity.tensor, exact);
     const double floor = test::unit_roundoff(dtype);
     quantity.l2 = std::max(quantity.l2, own.relative_l2);
     quantity.naive_l2 = std::max(quantity.naive_l2, theirs.relative_l2);
     quantity.row = std::max(quantity.row, own.worst_row);
     quantity.naive_row = std::max(quantity.naive_row, theirs.worst_row);
     quantity.special += own.special;
-    quantity.used = std::max({quantity.used, own.relative_l2 / (quantity.factor * std::max(theirs.relative_l2, floor)),
-                              own.worst_row / (quantity.factor * std::max(theirs.worst_row, 2 * floor))});
-    if (const std::string said = test::within_budget(quantity.name, ours, rough, exact, quantity.factor, dtype);
-        !said.empty()) {
+    // In a problem of a few rows the naive computation can be lucky, even beyond what storing out in the dtype leaves
+    // of exact gradients: the budget counts no error below that of the reference with outputs of the dtype.
+    const double l2 = own.relative_l2 / (quantity.factor * std::max({theirs.relative_l2, best.relative_l2, floor}));
+    const double row = own.worst_row / (quantity.factor * std::max({theirs.worst_row, best.worst_row, 2 * floor}));
+    quantity.used = std::max({quantity.used, l2, row});
+    if (own.special > 0 || !(l2 <= 1) || !(row <= 1)) {
       ++quantity.failures;
-      verdict.messages.push_back(said + "(" + words + ")");
+      verdict.messages.push_back(fmt::format(
+          "{}: relative L2 {:.3g} ({:.0f} % of the budget), worst row {:.3g} ({:.0f} %), {} elements differ in being "
+          "NaN or infinite ({})",
+          quantity.name, own.relative_l2, 100 * l2, own.worst_row, 100 * row, own.special, words));
     }
   }
 
@@ -209,7 +218,7 @@ Run setup_check(CLI::App& command) {
         }
     }
     bool passed = true;
-    for (const Verdict& verdict : verdicts) passed = passed && verdict.passed() && verdict.problems > 0;
+    for (const Verdict& verdict : verdicts) passed = passed && verdict.passed();
     if (options->json) {
       Json out = {{"passed", passed},
                   {"machine", to_json(machine())},

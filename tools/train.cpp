@@ -14,6 +14,7 @@
 #include "dit/train/checkpoint.hpp"
 #include "dit/train/distributed.hpp"
 #include "tools/output.hpp"
+#include "tools/parse.hpp"
 #include "tools/plan_options.hpp"
 #include "tools/verb.hpp"
 

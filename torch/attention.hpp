@@ -18,14 +18,14 @@ namespace vmoba::ops {
 
 // What an attention call needs beyond tensors. Batch, heads, dim and dtype come from the tensors.
 struct Spec {
-  std::vector<Grid> grids;          // one: the grid of every sample; several: packed, q is [1, sum of rows, H, D]
+  std::vector<Grid> grids;  // one: the grid of every sample; several: packed, q is [1, sum of rows, H, D]
   Block block;
   Policy policy = Threshold{};
-  std::optional<double> scale{};    // 1/sqrt(D) unless given
-  std::int64_t text = 0;            // L text tokens a sample, padding included
+  std::optional<double> scale{};  // 1/sqrt(D) unless given
+  std::int64_t text = 0;          // L text tokens a sample, padding included
   Text::At text_at = Text::At::rear;
-  at::Tensor text_valid{};          // int64 [B], optional: valid text tokens of each sample
-  std::string backend{};            // "" automatic
+  at::Tensor text_valid{};  // int64 [B], optional: valid text tokens of each sample
+  std::string backend{};    // "" automatic
 };
 
 // q [B, R, H, D]; k, v [B, R, G, D]; out [B, R, H, D]; any strides with contiguous D (others are copied).

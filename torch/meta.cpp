@@ -24,6 +24,10 @@ void check_pair(const Tensor& a, const Tensor& b, const char* what, const char* 
                    std::string("differs from ") + other + ".dtype = " + c10::toString(a.scalar_type()),
                    "cast one of them");
   }
+  if (a.device() != b.device()) {
+    throw_argument(std::string(what) + ".device", b.device().str(),
+                   std::string("differs from ") + other + ".device = " + a.device().str(), "move one of them");
+  }
   for (const int axis : {0, 1, 3}) {
     TORCH_SYM_CHECK(a.sym_size(axis).sym_eq(b.sym_size(axis)), "vmoba: ", what, ".shape[", axis,
                     "] = ", b.sym_size(axis), " differs from ", other, ".shape[", axis, "] = ", a.sym_size(axis));

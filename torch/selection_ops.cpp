@@ -133,6 +133,9 @@ std::tuple<at::Tensor, std::int64_t, std::vector<std::int64_t>, std::vector<std:
       throw_file(path, std::string("cannot be read (") + std::strerror(errno) + ")", "pass a file that save wrote");
     }
     const Selection selection = Selection::load(stream, path).by_token();
+    if (stream.peek() != std::ifstream::traits_type::eof()) {
+      throw_file(path, "goes on after the selection's end", "pass a file that save wrote");
+    }
     std::vector<Grid> grids;
     for (std::int64_t b = 0; b < selection.batch(); ++b) {
       const Partition& keys = *selection.shape(b).keys;

@@ -115,7 +115,8 @@ class Scene {
     Random random{seed, 0x5CE4E};
     const int ground_paint = static_cast<int>(random.below(std::size(paints)));
     const auto ground = static_cast<Ground>(random.below(std::size(ground_names)));
-    draw_ground(ground, paints[ground_paint].colour, random);
+    // Grounds are muted: shapes stand out, and the colours of a frame spread like those of filmed ones.
+    draw_ground(ground, dit::mix(paints[ground_paint].colour, Colour{0.45, 0.43, 0.40}, 0.5), random);
 
     const std::int64_t count = 1 + random.below(3);
     int last_paint = ground_paint;

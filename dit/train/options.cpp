@@ -99,6 +99,7 @@ std::string options_json(const TrainOptions& options) {
 TrainOptions parse_options(const std::string& source, const std::string& name) {
   try {
     const Json json = Json::parse(source);
+    if (!json.is_object()) throw_file(name, "holds no run options", "use a file written by train");
     TrainOptions options;
     if (json.contains("config")) options.model = parse_config(json.at("config").dump(), name);
     visit_fields(options, [&](const char* key, auto& field, const char*, Role) {

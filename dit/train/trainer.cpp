@@ -289,6 +289,10 @@ Trainer::Trainer(TrainOptions options, TrainCallbacks callbacks, std::shared_ptr
   s.options = std::move(options);
   s.callbacks = std::move(callbacks);
   s.group = std::move(group);
+  // The model of init counts, not the one asked for.
+  if (!s.options.resume && !s.options.init.empty()) {
+    s.options.model = read_config(find_checkpoint(s.options.init) + "/config.json");
+  }
   check_options(s.options);
   std::string folder;
   CheckpointState saved;
@@ -307,7 +311,6 @@ Trainer::Trainer(TrainOptions options, TrainCallbacks callbacks, std::shared_ptr
       throw_argument("out", s.options.out, "already holds a run",
                      "add --resume to continue it, or name another folder");
     }
-    if (!s.options.init.empty()) s.options.model = read_config(find_checkpoint(s.options.init) + "/config.json");
   }
   check_options(s.options);
   s.check_division();

@@ -8,7 +8,7 @@ Tensors are [B, tokens, heads, head dim], tokens in raster order (t, then y, the
 
 from __future__ import annotations
 
-from . import dit, distributed, integrations, nn
+from . import distributed, dit, integrations, nn
 from ._error import Error
 from ._types import Dense, Policy, Run, Text, Threshold, TopK
 from .functional import Explanation, Info, attend, attention, explain, info, select

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ def _as_error() -> Iterator[None]:
         raise Error(message[start:].split("\n", 1)[0]) from None
 
 
-def call(operator, *arguments):  # type: ignore[no-untyped-def]
+def call(operator: Callable[..., Any], *arguments: Any) -> Any:
     """operator(*arguments), its refusals raised as Error. While torch.compile traces, the operator alone."""
     if torch.compiler.is_compiling():
         return operator(*arguments)

@@ -39,7 +39,9 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     t, y, x = request["grid"]
     tokens, heads, dim = t * y * x, int(request["heads"]), int(request["dim"])
     q, k, v = (torch.randn(1, tokens, heads, dim) for _ in range(3))
-    selection = vmoba.select(q, k, grid=(t, y, x), block=block_of(request["block"]), policy=vmoba.Threshold(float(request["tau"])))
+    selection = vmoba.select(
+        q, k, grid=(t, y, x), block=block_of(request["block"]), policy=vmoba.Threshold(float(request["tau"]))
+    )
     # Tokens in the order of their blocks, so that whole tiles of 128 fall away where they can.
     labels = selection.labels()
     order = torch.argsort(labels, stable=True)

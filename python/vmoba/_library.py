@@ -19,7 +19,7 @@ def load(name: str) -> None:
             "a checkout alone holds no compiled operators"
         )
     try:
-        torch.ops.load_library(str(path))
+        torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     except OSError as error:
         raise ImportError(
             f"vmoba: {path.name} does not load into torch {torch.__version__} ({error}); rebuild the package with the "

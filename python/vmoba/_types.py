@@ -96,7 +96,8 @@ def flat_grid(grid: Grids) -> list[int]:
             numbers.append(entry)  # type: ignore[arg-type]
     if len(numbers) == 0 or len(numbers) % 3 != 0:
         raise Error(
-            f"vmoba: grid = {grid!r} is not a triple; pass (t, y, x) in tokens after patchify, or a list of such triples"
+            f"vmoba: grid = {grid!r} is not a triple; pass (t, y, x) in tokens after patchify, or a list of "
+            "such triples"
         )
     return numbers
 
@@ -146,7 +147,9 @@ def policy_from(values: dict[str, Any]) -> Policy:
     if values["name"] == "dense":
         return Dense()
     common = (values["scope"], values["min_blocks"], values["max_blocks"])
-    return Threshold(values["amount"], *common) if values["name"] == "threshold" else TopK(int(values["amount"]), *common)
+    return (
+        Threshold(values["amount"], *common) if values["name"] == "threshold" else TopK(int(values["amount"]), *common)
+    )
 
 
 def policy_to(policy: Policy) -> dict[str, Any]:
@@ -154,9 +157,7 @@ def policy_to(policy: Policy) -> dict[str, Any]:
     name, amount, scope, min_blocks, max_blocks = flat_policy(policy)
     if name == "dense":
         return {"name": name}
-    return {
-        "name": name, "amount": amount, "scope": scope, "min_blocks": min_blocks, "max_blocks": max_blocks
-    }
+    return {"name": name, "amount": amount, "scope": scope, "min_blocks": min_blocks, "max_blocks": max_blocks}
 
 
 def check_tensor(value: Any, name: str) -> None:

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.distributed as dist
+
+import torch
 from torch import Tensor
 
 from ._error import Error
 from ._types import Block, Grids, Policy, Threshold, check_tensor
 from .functional import attention
+
+
+def _apply(x: Tensor, group: Any, gather_tokens: bool) -> Tensor:
+    result: Tensor = _Exchange.apply(x, group, gather_tokens)  # type: ignore[no-untyped-call]
+    return result
 
 
 class _Exchange(torch.autograd.Function):
@@ -72,10 +78,9 @@ def ulysses(
     for name, heads in (("q", q.shape[2]), ("k", k.shape[2])):
         if heads % ranks != 0:
             raise Error(f"vmoba: {name} has {heads} heads, which {ranks} ranks do not divide; use a divisor of {heads}")
-    whole = [_Exchange.apply(x, group, True) for x in (q, k, v)]
+    whole = [_apply(x, group, True) for x in (q, k, v)]
     out = attention(whole[0], whole[1], whole[2], grid=grid, block=block, policy=policy, scale=scale)
-    result: Tensor = _Exchange.apply(out, group, False)
-    return result
+    return _apply(out, group, False)
 
 
 def ring(*_: Any, **__: Any) -> Tensor:

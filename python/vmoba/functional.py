@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """attention, select, attend, and what they would do: explain, info.
 
-Layouts everywhere: q [B, R, H, D]; k, v [B, R, G, D] with G dividing H; R counts a sample's video tokens in raster order
-(t, then y, then x) and its text tokens. D must be contiguous, all other strides are free: slices of a fused projection and
-transposed [B, H, R, D] tensors are used as they are. Several grids mean a packed batch: q [1, all rows, H, D].
+Layouts everywhere: q [B, R, H, D]; k, v [B, R, G, D] with G dividing H; R counts a sample's video tokens in raster
+order (t, then y, then x) and its text tokens. D must be contiguous, all other strides are free: slices of a fused
+projection and transposed [B, H, R, D] tensors are used as they are. Several grids mean a packed batch:
+q [1, all rows, H, D].
 Dtypes float32, bfloat16, float16; float64 runs on the reference backend and exists for gradient checks.
 Threads are torch's (torch.set_num_threads); results do not depend on their number.
 """
@@ -173,8 +174,8 @@ def attend(
     check_tensor(q, "q")
     if not isinstance(selection, Selection):
         raise Error(
-            f"vmoba: selection is a {type(selection).__name__}, not a vmoba.Selection; pass what vmoba.select returned, "
-            "or use vmoba.attention with policy=vmoba.Dense()"
+            f"vmoba: selection is a {type(selection).__name__}, not a vmoba.Selection; pass what vmoba.select "
+            "returned, or use vmoba.attention with policy=vmoba.Dense()"
         )
     grids = list(selection.grids)
     if len(grids) == 3 and selection.batch > 1 and q.shape[0] == 1:

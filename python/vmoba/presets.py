@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named configurations of the paper and of FastVideo, and the schedule of dense steps and layers. Data: the engine's."""
+"""Named configurations of the paper and of FastVideo, and the schedule of dense steps. All data is the engine's."""
 
 from __future__ import annotations
 

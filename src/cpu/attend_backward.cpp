@@ -14,33 +14,34 @@
 namespace vmoba::cpu {
 namespace {
 
-// One item a key/value head where there are enough of them to keep the threads busy; else its query indices are cut,
-// and the pieces follow each other through the key tiles. Keys are packed once an item, so pieces have 1024 rows or
-// more.
+// One item a key/value head where there are enough of them to keep the threads busy; else its query heads are items of
+// their own and their indices are cut, and these follow each other through the key tiles. Keys are packed once an item,
+// so pieces have 1024 rows or more.
 Cut cut_backward(const Problem& problem, std::int64_t b, const Execution& execution) {
   const std::int64_t others = problem.batch() * problem.kv_heads(), threads = workers(execution);
   const std::int64_t wanted = threads == 1 || others >= 4 * threads ? 1 : (4 * threads + others - 1) / others;
   return cut_indices(indices_of(problem.sample(b)), wanted, 1024, std::int64_t{1} << 31);
 }
 
-// Item i of a sample: its key/value head and its piece of the indices. Heads are taken in groups of `span`, and within
-// a group all heads have their first piece before any has its second, so that pieces of one head seldom wait.
+// Item i of a sample: its key/value head and which of that head's items it is. Heads are taken in groups of `span`, and
+// within a group all heads have their first item before any has its second, so that items of one head seldom wait.
 struct Place {
-  std::int64_t kv_head, piece;
-  std::int64_t previous;  // item of the piece before, relative to the sample
+  std::int64_t kv_head, link;
+  std::int64_t previous;  // the item of the link before, relative to the sample
 };
-Place place_of(std::int64_t i, std::int64_t pieces, std::int64_t span, std::int64_t kv_heads) {
-  const std::int64_t begin = i / (span * pieces) * span, count = std::min(span, kv_heads - begin);
-  const std::int64_t rest = i - begin * pieces;
+Place place_of(std::int64_t i, std::int64_t links, std::int64_t span, std::int64_t kv_heads) {
+  const std::int64_t begin = i / (span * links) * span, count = std::min(span, kv_heads - begin);
+  const std::int64_t rest = i - begin * links;
   return {begin + rest % count, rest / count, i - count};
 }
-std::int64_t last_item(std::int64_t kv_head, std::int64_t pieces, std::int64_t span, std::int64_t kv_heads) {
+std::int64_t last_item(std::int64_t kv_head, std::int64_t links, std::int64_t span, std::int64_t kv_heads) {
   const std::int64_t begin = kv_head / span * span, count = std::min(span, kv_heads - begin);
-  return begin * pieces + (pieces - 1) * count + kv_head - begin;
+  return begin * links + (links - 1) * count + kv_head - begin;
 }
 
 struct Plan {
   std::vector<Cut> cuts;            // of each sample
+  std::vector<std::int64_t> links;  // items of a key/value head of each sample
   std::vector<std::int64_t> begin;  // first item of each sample
   std::int64_t worker_bytes = 0;    // scratch of an item
   std::int64_t dq_bytes = 0;        // its fp32 sums of dq; 0: dq itself takes them
@@ -60,9 +61,11 @@ Plan plan_backward(const Problem& problem, const Execution& execution) {
   for (std::int64_t b = 0; b < problem.batch(); ++b) {
     const Cut cut = cut_backward(problem, b, execution);
     plan.cuts.push_back(cut);
-    plan.begin.push_back(plan.begin.back() + cut.pieces * problem.kv_heads());
-    plan.worker_bytes = std::max(plan.worker_bytes, backward_scratch(problem.dim(), cut.length, group));
-    if (!sums_in_place(problem)) plan.dq_bytes = std::max(plan.dq_bytes, aligned(group * cut.length * width * 4));
+    plan.links.push_back(cut.pieces > 1 ? group * cut.pieces : 1);
+    plan.begin.push_back(plan.begin.back() + plan.links.back() * problem.kv_heads());
+    const std::int64_t heads = cut.pieces > 1 ? 1 : group;
+    plan.worker_bytes = std::max(plan.worker_bytes, backward_scratch(problem.dim(), cut.length, heads));
+    if (!sums_in_place(problem)) plan.dq_bytes = std::max(plan.dq_bytes, aligned(heads * cut.length * width * 4));
     if (problem.dtype() != DType::f32 && cut.pieces > 1) {
       plan.kv_sums = true;
       plan.slot_floats = std::max(plan.slot_floats, aligned(problem.sample(b).rows * width * 4) / 4);
@@ -107,8 +110,9 @@ void attend_backward(const Tier& tier, const Problem& problem, const Selection* 
   for_items(execution, items, [&](std::int64_t i, std::int64_t worker) {
     const std::int64_t b = std::upper_bound(plan.begin.begin(), plan.begin.end(), i) - plan.begin.begin() - 1;
     const Cut cut = plan.cuts[b];
-    const Place place = place_of(i - plan.begin[b], cut.pieces, plan.span, problem.kv_heads());
-    const std::int64_t g = place.kv_head, h = g * group;
+    const std::int64_t links = plan.links[b], kv_heads = problem.kv_heads();
+    const Place place = place_of(i - plan.begin[b], links, plan.span, kv_heads);
+    const std::int64_t g = place.kv_head, h = g * group + (links > 1 ? place.link / cut.pieces : 0);
     BackwardItem item{};
     item.shape = shape_of(problem, b, selection);
     item.q = matrix(problem, tensors.q, b, h);
@@ -119,7 +123,7 @@ void attend_backward(const Tier& tier, const Problem& problem, const Selection* 
     item.dq = matrix(problem, tensors.dq, b, h);
     item.dk = matrix(problem, tensors.dk, b, g);
     item.dv = matrix(problem, tensors.dv, b, g);
-    item.heads = group;
+    item.heads = links > 1 ? 1 : group;
     item.q_head = tensors.q.head_stride;
     item.out_head = tensors.out.head_stride;
     item.dout_head = tensors.dout.head_stride;
@@ -133,17 +137,17 @@ void attend_backward(const Tier& tier, const Problem& problem, const Selection* 
       item.dlse_head = tensors.dlse.head_stride;
     }
     item.selection = selection ? selection->words_of(b, h, 0) : nullptr;
-    item.first = place.piece * cut.length;
+    item.first = place.link % cut.pieces * cut.length;
     item.last = std::min(item.first + cut.length, item.shape.indices());
-    item.begins = place.piece == 0;
-    item.ends = place.piece + 1 == cut.pieces;
+    item.begins = place.link == 0;
+    item.ends = place.link + 1 == links;
     if (plan.kv_sums) {
       // Slots go round by key/value head; the one that had this slot before must be finished.
-      const std::int64_t pair = b * problem.kv_heads() + g, before = pair - plan.slots;
+      const std::int64_t pair = b * kv_heads + g, before = pair - plan.slots;
       if (item.begins && before >= 0) {
-        const std::int64_t sample = before / problem.kv_heads();
-        const std::int64_t last = plan.begin[sample] + last_item(before % problem.kv_heads(), plan.cuts[sample].pieces,
-                                                                 plan.span, problem.kv_heads());
+        const std::int64_t sample = before / kv_heads;
+        const std::int64_t last =
+            plan.begin[sample] + last_item(before % kv_heads, plan.links[sample], plan.span, kv_heads);
         wait_until_above(done[static_cast<std::size_t>(last)], 0);
       }
       item.dk_sum = reinterpret_cast<float*>(sums.data()) + (pair % plan.slots) * plan.slot_floats * 2;

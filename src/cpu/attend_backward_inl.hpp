@@ -4,22 +4,24 @@
 //   for every key block, for every tile of its keys:            tile_keys
 //     k, v -> transposed panels; scale k -> row panels; dk = dv = 0, or what the item before left
 //     for every head of the key/value head, for its rows that attend the block, in groups:  tile_rows
-//       p  = 2^(q k^T - lse)              log2 units; log2(e) and scale are folded into q
+//       p  = 2^(c q k^T - lse)            log2 units, c = scale log2(e)
 //       ds = p (dout v^T - (delta - dlse))
 //       dv += p^T dout;  dk += ds^T q;  dq += ds (scale k)
-//     dk, dv of the tile are done: dk by ln 2, because q carries scale log2(e)
+//     dk, dv of the tile are done: dk times scale
 //
 // dq takes its sums in fp32 in the order of key tiles. Every element of dk and dv is summed over heads, then rows in
 // ascending order. Must equal reference::attend_backward.
 
 struct Backward {
   const BackwardItem& item;
+  Scale scale;
   std::int64_t width;
-  float *lse, *delta;  // [heads, last - first]: log2 units; delta - dlse
-  float *kt, *vt, *k;  // panels of the current tile
-  float *dk, *dv;      // [tile_keys, width]
-  float *q, *dout;     // [tile_rows, row_stride]
-  float *p, *ds;       // [tile_rows, score_stride]
+  float *lse, *lse_rest;  // [heads, last - first]: log2 units, and what rounding left of it
+  float* delta;           // [heads, last - first]: delta - dlse
+  float *kt, *vt, *k;     // panels of the current tile
+  float *dk, *dv;         // [tile_keys, width]
+  float *q, *dout;        // [tile_rows, row_stride]
+  float *p, *ds;          // [tile_rows, score_stride]
   float* nowhere;
 };
 
@@ -41,10 +43,10 @@ inline void backward_group(Backward& f, const KeyTile& tile, std::int64_t head, 
   const int dim = static_cast<int>(s.dim), vectors = tile.vectors(), columns = (dim + lanes - 1) / lanes;
   const std::int64_t n = item.last - item.first;
   const Matrix q = of_head(item.q, head * item.q_head, s), dout = of_head(item.dout, head * item.dout_head, s);
-  const Vec factor = set(static_cast<float>(s.scale * 1.4426950408889634));
+  const Vec sign = set(f.scale.sign), c = set(f.scale.magnitude);
   float* targets[tile_rows + row_slack];
   for (int i = 0; i < rows; ++i) {
-    widen_row(f.q + i * row_stride, row_of(q, s, item.first + list[i]), s, factor);
+    widen_row(f.q + i * row_stride, row_of(q, s, item.first + list[i]), s, sign);
     widen_row(f.dout + i * row_stride, row_of(dout, s, item.first + list[i]), s, set(1.0f));
     targets[i] = dq_row(f, head, list[i]);
   }
@@ -66,9 +68,10 @@ inline void backward_group(Backward& f, const KeyTile& tile, std::int64_t head, 
   const Vec bias = load(keep);
   for (int i = 0; i < rows; ++i) {
     float *p = f.p + i * score_stride, *ds = f.ds + i * score_stride;
-    const Vec lse = set(f.lse[head * n + list[i]]), delta = set(f.delta[head * n + list[i]]);
+    const std::int64_t at = head * n + list[i];
+    const Vec lse = set(-f.lse[at]), rest = set(f.lse_rest[at]), delta = set(f.delta[at]);
     for (int j = 0; j < vectors; ++j) {
-      Vec x = sub(load(p + j * lanes), lse);
+      Vec x = sub(fma(load(p + j * lanes), c, lse), rest);
       if (j == vectors - 1) x = add(x, bias);
       const Vec y = exp2(x);
       store(p + j * lanes, y);
@@ -92,6 +95,27 @@ inline void backward_group(Backward& f, const KeyTile& tile, std::int64_t head, 
   }
 }
 
+// delta of lanes rows from index `first` on. Summed over D in the order of dout v^T, so that dp - delta of a row with
+// one key is exactly 0.
+template <class Element>
+inline Vec row_products(const Matrix& out, const Matrix& dout, const ItemShape& s, std::int64_t first, int rows,
+                        Element e) {
+  using Type = typename Storage<Element>::Type;
+  Vec total = zero();
+  for (std::int64_t d = 0; d < s.dim; d += lanes) {
+    Vec a[lanes], b[lanes];
+    for (int i = 0; i < lanes; ++i) {
+      const std::int64_t index = first + (i < rows ? i : 0);
+      a[i] = load_row(static_cast<const Type*>(row_of(out, s, index)), d, s.dim, e);
+      b[i] = load_row(static_cast<const Type*>(row_of(dout, s, index)), d, s.dim, e);
+    }
+    transpose(a);
+    transpose(b);
+    for (int i = 0; i < lanes; ++i) total = fma(b[i], a[i], total);
+  }
+  return total;
+}
+
 // lse and delta of the item's rows, and dq cleared.
 inline void begin_rows(Backward& f) {
   const BackwardItem& item = f.item;
@@ -99,26 +123,23 @@ inline void begin_rows(Backward& f) {
   const std::int64_t n = item.last - item.first;
   for (std::int64_t head = 0; head < item.heads; ++head) {
     const Matrix out = of_head(item.out, head * item.out_head, s), dout = of_head(item.dout, head * item.dout_head, s);
-    for (std::int64_t i = 0; i < n; ++i) {
-      const std::int64_t row = s.row(item.first + i);
-      const float lse = item.lse[head * item.lse_head + row * item.lse_stride];
-      f.lse[head * n + i] = static_cast<float>(static_cast<double>(lse) * 1.4426950408889634);
-      float delta = 0.0f;
-      with_element(s.dtype, [&](auto e) {
-        using Type = typename Storage<decltype(e)>::Type;
-        const Type *a = static_cast<const Type*>(row_of(out, s, item.first + i)),
-                   *b = static_cast<const Type*>(row_of(dout, s, item.first + i));
-        Vec total = zero();
-        for (std::int64_t d = 0; d < s.dim; d += lanes) {
-          total = fma(load_row(a, d, s.dim, e), load_row(b, d, s.dim, e), total);
-        }
-        delta = reduce_add(total);
-      });
-      if (item.dlse) delta -= item.dlse[head * item.dlse_head + row * item.dlse_stride];
-      f.delta[head * n + i] = delta;
-      float* dq = dq_row(f, head, i);
-      const std::int64_t floats = item.dq_sum ? f.width : s.dim;
-      for (std::int64_t d = 0; d < floats; ++d) dq[d] = 0.0f;
+    for (std::int64_t i = 0; i < n; i += lanes) {
+      const int rows = n - i < lanes ? static_cast<int>(n - i) : lanes;
+      float delta[lanes];
+      with_element(s.dtype, [&](auto e) { store(delta, row_products(out, dout, s, item.first + i, rows, e)); });
+      for (int j = 0; j < rows; ++j) {
+        const std::int64_t row = s.row(item.first + i + j);
+        const double lse =
+            1.4426950408889634 * static_cast<double>(item.lse[head * item.lse_head + row * item.lse_stride]);
+        const float rounded = static_cast<float>(lse), rest = static_cast<float>(lse - rounded);
+        f.lse[head * n + i + j] = rounded;
+        f.lse_rest[head * n + i + j] = rest == rest ? rest : 0.0f;  // an infinite lse leaves no rest
+        if (item.dlse) delta[j] -= item.dlse[head * item.dlse_head + row * item.dlse_stride];
+        f.delta[head * n + i + j] = delta[j];
+        float* dq = dq_row(f, head, i + j);
+        const std::int64_t floats = item.dq_sum ? f.width : s.dim;
+        for (std::int64_t d = 0; d < floats; ++d) dq[d] = 0.0f;
+      }
     }
   }
 }
@@ -147,12 +168,12 @@ inline void begin_tile(Backward& f, const KeyTile& tile) {
 inline void end_tile(Backward& f, const KeyTile& tile) {
   const BackwardItem& item = f.item;
   const ItemShape& s = item.shape;
-  const Vec ln2 = set(0.6931471805599453f), one = set(1.0f);
+  const Vec scale = set(static_cast<float>(__builtin_fabs(s.scale))), one = set(1.0f);
   for (int j = 0; j < tile.count; ++j) {
     const float *dk = f.dk + j * f.width, *dv = f.dv + j * f.width;
     const std::int64_t row = s.row(tile.index(j));
     if (item.ends) {
-      narrow_row(row_of_output(item.dk, s, row), dk, s, ln2);
+      narrow_row(row_of_output(item.dk, s, row), dk, s, scale);
       narrow_row(row_of_output(item.dv, s, row), dv, s, one);
       continue;
     }
@@ -168,9 +189,10 @@ void attend_backward(const BackwardItem& item) {
   const ItemShape& s = item.shape;
   const std::int64_t n = item.last - item.first, width = padded(s.dim);
   Cutter memory{item.scratch};
-  Backward f{item,    width,   nullptr, nullptr, nullptr, nullptr, nullptr,
-             nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+  Backward f{item,    scale_of(s), width,   nullptr, nullptr, nullptr, nullptr, nullptr,
+             nullptr, nullptr,     nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
   f.lse = memory.cut<float>(item.heads * n);
+  f.lse_rest = memory.cut<float>(item.heads * n);
   f.delta = memory.cut<float>(item.heads * n);
   std::int32_t* list = memory.cut<std::int32_t>(n);
   f.kt = memory.cut<float>((tile_keys + 16) * width);
@@ -228,11 +250,11 @@ void attend_backward(const BackwardItem& item) {
       }
     }
   }
-  if (item.begins) {
-    for (std::int64_t row = s.text_begin + s.text_valid; row < s.text_begin + (s.rows - s.tokens); ++row) {
-      for (std::int64_t head = 0; head < item.heads; ++head) {
-        clear_row(row_of_output(of_head(item.dq, head * item.dq_head, s), s, row), s);
-      }
+  for (std::int64_t row = s.text_begin + s.text_valid; row < s.text_begin + (s.rows - s.tokens); ++row) {
+    for (std::int64_t head = 0; head < item.heads && item.first == 0; ++head) {
+      clear_row(row_of_output(of_head(item.dq, head * item.dq_head, s), s, row), s);
+    }
+    if (item.begins) {
       clear_row(row_of_output(item.dk, s, row), s);
       clear_row(row_of_output(item.dv, s, row), s);
     }

@@ -5,7 +5,7 @@
 //     k -> transposed panels, v -> row panels                   L2, read straight from the strided input
 //     for the item's rows that attend the block, in groups:     tile_rows
 //       s = q k^T        register tiles, a key panel (16 KB of D 128) stays in L1
-//       p = 2^(s - m)    scale and log2(e) are folded into q
+//       p = 2^(c s - m)  c = scale log2(e)
 //       out += p v       register tiles, straight into the fp32 rows of the item
 //
 // m is a reference, not always the maximum: it moves only when a score exceeds it by more than 8 (p <= 256), so most
@@ -14,6 +14,7 @@
 
 struct Forward {
   const AttendItem& item;
+  Scale scale;
   std::int64_t width;      // floats of a row of q and out: D rounded up to 16
   float *q, *out;          // [last - first, width]
   float *reference, *sum;  // [last - first]
@@ -27,7 +28,7 @@ inline void softmax_row(Forward& f, float* s, int vectors, Vec bias, std::int32_
   const Vec final_scores = add(load(s + end), bias);
   Vec top = final_scores;
   for (int j = 0; j < end; j += lanes) top = max(top, load(s + j));
-  const float peak = reduce_max(top);
+  const float peak = reduce_max(top) * f.scale.magnitude;
   if (!(peak <= f.reference[at] + 8.0f)) {
     if (f.sum[at] != 0.0f) {
       const Vec factor = exp2(set(f.reference[at] - peak));
@@ -39,11 +40,11 @@ inline void softmax_row(Forward& f, float* s, int vectors, Vec bias, std::int32_
     }
     f.reference[at] = peak;
   }
-  const Vec m = set(f.reference[at]);
-  Vec total = exp2(sub(final_scores, m));
+  const Vec c = set(f.scale.magnitude), m = set(-f.reference[at]);
+  Vec total = exp2(fma(final_scores, c, m));
   store(s + end, total);
   for (int j = 0; j < end; j += lanes) {
-    const Vec p = exp2(sub(load(s + j), m));
+    const Vec p = exp2(fma(load(s + j), c, m));
     store(s + j, p);
     total = add(total, p);
   }
@@ -93,7 +94,7 @@ void attend(const AttendItem& item) {
   const ItemShape& s = item.shape;
   const std::int64_t n = item.last - item.first, width = padded(s.dim);
   Cutter memory{item.scratch};
-  Forward f{item, width, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+  Forward f{item, scale_of(s), width, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
   f.q = memory.cut<float>(n * width);
   f.out = memory.cut<float>(n * width);
   f.reference = memory.cut<float>(n);
@@ -105,7 +106,7 @@ void attend(const AttendItem& item) {
   f.scores = memory.cut<float>((tile_rows + row_slack) * score_stride);
   f.nowhere = memory.cut<float>(row_stride);
 
-  const Vec factor = set(static_cast<float>(s.scale * 1.4426950408889634));
+  const Vec factor = set(f.scale.sign);
   for (std::int64_t i = 0; i < n; ++i) {
     for (std::int64_t d = s.dim & -16; d < width; d += lanes) store(f.q + i * width + d, zero());
     widen_row(f.q + i * width, row_of(item.q, s, item.first + i), s, factor);
@@ -135,7 +136,10 @@ void attend(const AttendItem& item) {
   for (std::int64_t i = 0; i < n; ++i) {
     const std::int64_t row = s.row(item.first + i);
     const bool empty = f.sum[i] == 0.0f;
-    narrow_row(row_of_output(item.out, s, row), f.out + i * width, s, set(empty ? 0.0f : 1.0f / f.sum[i]));
+    float* out = f.out + i * width;
+    const Vec divisor = set(empty ? 1.0f : f.sum[i]), one = set(1.0f);
+    for (std::int64_t d = 0; d < width; d += lanes) store(out + d, div(load(out + d), divisor));
+    narrow_row(row_of_output(item.out, s, row), out, s, one);
     if (item.lse) {
       const double natural = 0.6931471805599453 * (static_cast<double>(f.reference[i]) + __builtin_log2(f.sum[i]));
       item.lse[row * item.lse_stride] = empty ? -__builtin_inff() : static_cast<float>(natural);

@@ -61,9 +61,9 @@ struct AttendItem {
   char* scratch;  // attend_scratch() bytes, 64-byte aligned
 };
 
-// Backward of query indices [first, last) of the `heads` query heads that share one key/value head. The items of a
-// key/value head run in order of first, tile by tile: item i adds to dk and dv of a tile what item i - 1 left there, so
-// the sums do not depend on where the indices were cut.
+// Backward of query indices [first, last) of `heads` of the query heads that share one key/value head. The items of a
+// key/value head run in order of head, then first, tile by tile: an item adds to dk and dv of a tile what the item
+// before it left there, so every sum runs over heads, then rows, wherever the indices were cut.
 struct BackwardItem {
   ItemShape shape;
   Matrix q, k, v, out, dout, dq, dk, dv;
@@ -94,7 +94,7 @@ inline constexpr std::int64_t attend_scratch(std::int64_t dim, std::int64_t rows
          aligned(row_stride * 4) + 2048;
 }
 inline constexpr std::int64_t backward_scratch(std::int64_t dim, std::int64_t rows, std::int64_t heads) {
-  return 2 * aligned(heads * rows * 4) + aligned(rows * 4) +                       // lse, delta, list
+  return 3 * aligned(heads * rows * 4) + aligned(rows * 4) +                       // lse, delta, list
          5 * aligned((tile_keys + 16) * padded(dim) * 4) +                         // k twice, v, dk, dv
          2 * aligned((tile_rows + row_slack) * (row_stride + score_stride) * 4) +  // q, dout; p, ds
          aligned(row_stride * 4) + 4096;

@@ -10,28 +10,45 @@
 
 constexpr int gate_vectors = static_cast<int>(gate_strip) / lanes;  // of a strip
 
-// Rows of any dtype as fp32: sums in fp64 keep the mean within one rounding of exact, whatever the size of the block.
+// Sums of `vectors` vectors of every row, kept in registers; the next row of a block is often a jump away, so it is
+// asked for early.
+template <int Vectors, class Type, class Element>
+inline void gate_sum_rows(const Element* k, std::int64_t token_stride, const std::int32_t* rows, std::int64_t count,
+                          double* sums, Type type) {
+  constexpr std::int64_t ahead = 8;
+  WideSum totals[Vectors];
+  for (int v = 0; v < Vectors; ++v) totals[v] = load_wide(sums + v * lanes);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const Element* row = k + rows[i] * token_stride;
+    const Element* next = k + rows[i + ahead < count ? i + ahead : count - 1] * token_stride;
+    for (int v = 0; v < Vectors; ++v) {
+      __builtin_prefetch(next + v * lanes);
+      add_wide(totals[v], load(row + v * lanes, type));
+    }
+  }
+  for (int v = 0; v < Vectors; ++v) store_wide(sums + v * lanes, totals[v]);
+}
+
+// fp64 sums keep the mean within one rounding of exact, whatever the size of the block.
 template <class Type, class Element>
 inline void gate_mean_of(const Element* k, std::int64_t token_stride, const std::int32_t* rows, std::int64_t count,
                          std::int64_t dim, double* sums, float* mean, Type type) {
+  constexpr int vectors = registers / 8;  // two fp64 registers each
   for (std::int64_t d = 0; d < dim; ++d) sums[d] = 0;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const Element* row = k + rows[i] * token_stride;
-    std::int64_t d = 0;
+  std::int64_t d = 0;
+  for (; d + vectors * lanes <= dim; d += vectors * lanes) {
+    gate_sum_rows<vectors>(k + d, token_stride, rows, count, sums + d, type);
+  }
+  for (; d + lanes <= dim; d += lanes) gate_sum_rows<1>(k + d, token_stride, rows, count, sums + d, type);
+  for (std::int64_t i = 0; i < count && d < dim; ++i) {  // D is a multiple of 8, a vector may be longer
+    Element copy[lanes] = {};
     float values[lanes];
-    for (; d + lanes <= dim; d += lanes) {
-      store(values, load(row + d, type));
-      for (int lane = 0; lane < lanes; ++lane) sums[d + lane] += values[lane];
-    }
-    if (d < dim) {  // D is a multiple of 8, a vector may be longer
-      Element copy[lanes] = {};
-      for (std::int64_t i = d; i < dim; ++i) copy[i - d] = row[i];
-      store(values, load(copy, type));
-      for (std::int64_t i = d; i < dim; ++i) sums[i] += values[i - d];
-    }
+    for (std::int64_t j = d; j < dim; ++j) copy[j - d] = k[rows[i] * token_stride + j];
+    store(values, load(copy, type));
+    for (std::int64_t j = d; j < dim; ++j) sums[j] += values[j - d];
   }
   const double share = static_cast<double>(count);
-  for (std::int64_t d = 0; d < dim; ++d) mean[d] = static_cast<float>(sums[d] / share);
+  for (std::int64_t j = 0; j < dim; ++j) mean[j] = static_cast<float>(sums[j] / share);
 }
 
 void gate_mean(const void* k, int dtype, std::int64_t token_stride, const std::int32_t* rows, std::int64_t count,
@@ -74,6 +91,11 @@ inline void gate_product(const float* const* q, const float* panels, std::int64_
 template <int Rows, int Strips>
 inline void gate_rows_by_strips(const float* const* q, const GateTile& tile, std::int64_t strip) {
   for (std::int64_t row = 0; row < tile.rows; row += Rows) {
+    if (strip == 0 && tile.dtype == 0) {  // rows lie H x D apart, which the hardware does not foresee
+      for (int i = 0; i < Rows; ++i) {
+        for (std::int64_t d = 0; d < tile.dim; d += 16) __builtin_prefetch(q[row + Rows + i] + d);
+      }
+    }
     gate_product<Rows, Strips>(q + row, tile.panels + strip * tile.dim * gate_strip, tile.dim,
                                tile.gates + (strip * gate_rows + row) * gate_strip);
   }
@@ -93,8 +115,8 @@ inline void gate_widen(const std::uint16_t* row, std::int64_t dim, float* out, T
 }
 
 void gate_gates(const GateTile& tile) {
-  const float* q[gate_rows];
-  for (std::int64_t row = 0; row < gate_rows; ++row) {
+  const float* q[gate_rows + 8];
+  for (std::int64_t row = 0; row < gate_rows + 8; ++row) {
     if (row >= tile.rows) {
       q[row] = q[tile.rows - 1];
     } else if (tile.dtype == 0) {
@@ -187,4 +209,87 @@ std::int64_t gate_emit(const GateEmission& emission) {
   return found;
 }
 
-constexpr GateKernels gate_kernels{gate_mean, gate_gates, gate_stats, gate_emit};
+void gate_turn(const GateQueries& queries) {
+  const std::int64_t columns = queries.strips * gate_strip;
+  for (std::int64_t group = 0; group < gate_rows / lanes; ++group) {
+    float* const turned = queries.turned + group * columns * lanes;
+    Vec low = set(3.4e38f), high = set(-3.4e38f);
+    WideSum total{};
+    for (std::int64_t c = 0; c < columns; c += lanes) {
+      Vec square[lanes];
+      for (int row = 0; row < lanes; ++row) {
+        square[row] =
+            load(queries.gates + (c / gate_strip * gate_rows + group * lanes + row) * gate_strip + c % gate_strip);
+      }
+      transpose(square);
+      for (int i = 0; i < lanes; ++i) {
+        store(turned + (c + i) * lanes, square[i]);
+        if (c + i < queries.blocks) {
+          low = min(square[i], low);
+          high = max(square[i], high);
+          add_wide(total, square[i]);
+        }
+      }
+    }
+    store(queries.least + group * lanes, low);
+    store(queries.greatest + group * lanes, high);
+    store_wide(queries.sums + group * lanes, total);
+  }
+}
+
+// Halves the range of gates ten times, each time keeping the half in which a row's budget is met. The sums that steer
+// it are fp32: they only have to land near, the caller checks with exact ones.
+std::int64_t gate_bracket(const GateQueries& queries) {
+  std::int64_t found = 0;
+  for (std::int64_t c = 0; c < queries.strips * gate_strip; ++c) queries.words[c] = 0;
+  for (std::int64_t group = 0; group < gate_rows / lanes; ++group) {
+    const float* const turned = queries.turned + group * queries.strips * gate_strip * lanes;
+    const Vec least = load(queries.least + group * lanes), needed = load(queries.needed + group * lanes);
+    const Vec one = set(1.0f), half = set(0.5f);
+    Vec lo = least, hi = load(queries.greatest + group * lanes);
+    for (int step = 0; step < 10; ++step) {
+      const Vec middle = fma(sub(hi, lo), half, lo);
+      Vec count = zero(), sum = zero(), count2 = zero(), sum2 = zero();
+      std::int64_t c = 0;
+      for (; c + 2 <= queries.blocks; c += 2) {
+        const Vec a = load(turned + c * lanes), b = load(turned + (c + 1) * lanes);
+        count = add(count, where_greater(a, middle, one));
+        count2 = add(count2, where_greater(b, middle, one));
+        sum = add(sum, where_greater(a, middle, a));
+        sum2 = add(sum2, where_greater(b, middle, b));
+      }
+      for (; c < queries.blocks; ++c) {
+        const Vec a = load(turned + c * lanes);
+        count = add(count, where_greater(a, middle, one));
+        sum = add(sum, where_greater(a, middle, a));
+      }
+      count = add(count, count2);
+      sum = add(sum, sum2);
+      const Vec have = queries.by_count ? count : sub(sum, mul(count, least));
+      const unsigned enough = greater_equal(have, needed) & greater_equal(count, one);
+      lo = add(keep(enough, middle), keep(~enough, lo));
+      hi = add(keep(enough, hi), keep(~enough, middle));
+    }
+    Vec count = zero();
+    WideSum sum{};
+    for (std::int64_t c = 0; c < queries.blocks; ++c) {
+      const Vec gate = load(turned + c * lanes);
+      const unsigned above = greater(gate, hi), within = greater_equal(gate, lo) & ~above;
+      const Vec kept = keep(above, gate);
+      count = add(count, keep(above, one));
+      add_wide(sum, kept);
+      queries.words[c] |= static_cast<std::uint64_t>(above) << group * lanes;
+      if (within != 0) {
+        found += pack(queries.values + found, queries.places + found, within, gate,
+                      static_cast<std::uint32_t>(c * gate_rows + group * lanes));
+      }
+    }
+    store(queries.lo + group * lanes, lo);
+    store(queries.hi + group * lanes, hi);
+    store(queries.above + group * lanes, count);
+    store_wide(queries.above_sums + group * lanes, sum);
+  }
+  return found;
+}
+
+constexpr GateKernels gate_kernels{gate_mean, gate_gates, gate_stats, gate_emit, gate_turn, gate_bracket, lanes};

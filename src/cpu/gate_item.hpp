@@ -13,8 +13,8 @@ namespace vmoba::cpu {
 inline constexpr std::int64_t gate_rows = 64;
 inline constexpr std::int64_t gate_strip = 16;
 
-// One tile. Columns beyond N repeat the last block and rows beyond `rows` repeat the last row: finite whenever the real
-// ones are.
+// One tile. Columns beyond N repeat the last block, so that they are finite whenever the real ones are; rows beyond
+// `rows` hold anything.
 struct GateTile {
   const void* q;  // first row of the tile; rows are token_stride elements apart, D contiguous
   int dtype;      // DType as a number: f32 0, bf16 1, f16 2
@@ -41,6 +41,24 @@ struct GateEmission {
   std::uint32_t* places;  // theirs: row * 16 * strips + block column; the order is fixed but unspecified
 };
 
+// Scope query: 64 rows, each a group of its own, solved side by side. `turned` holds the tile with rows next to each
+// other, [64 / lanes][16 strips][lanes], so that a lane is a row.
+struct GateQueries {
+  const float* gates;  // [strips][64][16], all finite where looked at
+  std::int64_t strips, blocks;
+  float* turned;            // [64 / lanes][16 * strips][lanes]; turn writes it, bracket reads it
+  float *least, *greatest;  // [64] turn: out, of all blocks; bracket: in
+  double* sums;             // [64] turn: out, of all blocks
+  bool by_count;            // the rest is bracket's; own gates are -inf by then
+  const float* needed;      // [64] number of others, or their sum of (gate - least); at least one is taken
+  float *lo, *hi;           // [64] out: the cut of a row is in [lo, hi], or all are needed and lo is least
+  std::uint64_t* words;     // [16 * strips] out: bit row of word c = gate > hi[row]
+  float* above;             // [64] out: others above hi
+  double* above_sums;       // [64] out: their sum
+  float* values;            // gates in [lo, hi], by row group, then by block; room for 64 * 16 * strips + 16
+  std::uint32_t* places;    // theirs: c * 64 + row
+};
+
 struct GateKernels {
   // mean[d] of `count` rows of k: rows[i] is an index in units of token_stride elements from k. fp64 sums, rounded
   // once.
@@ -51,6 +69,9 @@ struct GateKernels {
   void (*stats)(const float* gates, std::int64_t strips, std::int64_t rows, float* least, float* greatest,
                 double* sums);
   std::int64_t (*emit)(const GateEmission& emission);  // returns the number of candidates
+  void (*turn)(const GateQueries& queries);
+  std::int64_t (*bracket)(const GateQueries& queries);  // returns the number of candidates
+  int lanes;                                            // of turned
 };
 
 }  // namespace vmoba::cpu

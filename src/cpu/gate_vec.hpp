@@ -16,6 +16,8 @@ inline void add_wide(WideSum& s, Vec x) {
   s.low = _mm512_add_pd(s.low, _mm512_cvtps_pd(_mm512_castps512_ps256(x)));
   s.high = _mm512_add_pd(s.high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)));
 }
+// x where a > b, else 0.
+inline Vec where_greater(Vec a, Vec b, Vec x) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), x); }
 // x in the lanes of mask, else 0.
 inline Vec keep(unsigned mask, Vec x) { return _mm512_maskz_mov_ps(static_cast<__mmask16>(mask), x); }
 // Writes x and place + lane of the lanes of mask one after another; touches 16 elements of each. Returns their number.
@@ -52,6 +54,7 @@ inline void add_wide(WideSum& s, Vec x) {
   s.low = _mm256_add_pd(s.low, _mm256_cvtps_pd(_mm256_castps256_ps128(x)));
   s.high = _mm256_add_pd(s.high, _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)));
 }
+inline Vec where_greater(Vec a, Vec b, Vec x) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ), x); }
 inline Vec keep(unsigned mask, Vec x) {
   const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
   const __m256i chosen = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(mask)), bits), bits);
@@ -91,6 +94,7 @@ inline void store_wide(double* p, const WideSum& s) {
 inline void add_wide(WideSum& s, Vec x) {
   for (int i = 0; i < lanes; ++i) s.lane[i] += x[i];
 }
+inline Vec where_greater(Vec a, Vec b, Vec x) { return reinterpret_cast<Vec>((a > b) & reinterpret_cast<Bits>(x)); }
 inline Vec keep(unsigned mask, Vec x) {
   Vec kept = zero();
   for (int i = 0; i < lanes; ++i) kept[i] = mask >> i & 1 ? x[i] : 0;

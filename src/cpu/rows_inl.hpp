@@ -57,6 +57,16 @@ inline void clear_row(void* row, const ItemShape& s) {
   __builtin_memset(row, 0, static_cast<unsigned long>(s.dim) * (s.dtype == DType::f32 ? 4 : 2));
 }
 
+// Logits in log2 units are magnitude * (turned q . k): the scale is applied inside a fused multiply-add, so that it
+// rounds nothing, and its sign is folded into q, so that the largest product is the largest logit.
+struct Scale {
+  float sign;       // 1 or -1
+  float magnitude;  // |scale| log2(e)
+};
+inline Scale scale_of(const ItemShape& s) {
+  return {s.scale < 0 ? -1.0f : 1.0f, static_cast<float>(__builtin_fabs(s.scale) * 1.4426950408889634)};
+}
+
 // Up to tile_keys keys of one block, by index.
 struct KeyTile {
   const std::int32_t* list;  // null: consecutive

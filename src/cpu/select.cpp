@@ -114,13 +114,36 @@ void select(const GateKernels& kernels, const Problem& problem, const ConstView&
 }
 
 std::int64_t select_scratch_bytes(const Problem& problem, const Execution& execution) {
-  const std::int64_t workers = Runner(execution).workers();
+  constexpr GateKernels no_kernels{};  // only sizes are asked for
+  if (std::holds_alternative<Dense>(problem.policy())) return 0;
+  const std::int64_t workers = Runner(execution).workers(), heads = problem.heads();
   std::int64_t most = 0;
   for (std::int64_t b = 0; b < problem.batch(); ++b) {
-    const Partition& partition = *problem.sample(b).partition;
-    const std::int64_t strips = (partition.blocks() + gate_strip - 1) / gate_strip, dim = problem.dim();
-    const std::int64_t means = problem.kv_heads() * strips * gate_strip * dim * 4 + workers * dim * 12;
-    most = std::max(most, means + workers * TileScratch::bytes(strips, dim));
+    const SampleGates sample(problem, no_kernels, {}, {}, b);
+    const Rule rule = rule_of(problem.policy(), sample.blocks);
+    std::int64_t step = 0;
+    if (rule.scope == Scope::query) {
+      step = select_queries_bytes(sample, workers);
+    } else if (rule.scope == Scope::head) {  // a solver a worker, then one for all
+      if (heads >= workers) {
+        const auto [kept, call] = BracketSolver::bytes(sample, 1, false, 1);
+        step = workers * (kept + std::max(call, select_exact_bytes(sample, sample.blocks, 1)));
+      }
+      if (heads % workers != 0) {
+        const auto [kept, call] = BracketSolver::bytes(sample, 1, false, workers);
+        step = std::max(step, kept + std::max(call, select_exact_bytes(sample, sample.blocks, workers)));
+      }
+    } else {
+      const bool by_column = rule.scope == Scope::block;
+      const auto [kept, call] = BracketSolver::bytes(sample, heads, by_column, workers);
+      step = std::max(kept + call, by_column ? workers * select_exact_bytes(sample, 1, 1)
+                                             : select_exact_bytes(sample, sample.blocks, workers));
+    }
+    if (rule.limits) {
+      step = std::max(step, workers * (TileScratch::bytes(sample.strips, problem.dim()) + sample.blocks * 20));
+    }
+    const std::int64_t means = sample.panels_size() * 4 + workers * problem.dim() * 12;
+    most = std::max(most, means + step);
   }
   return most;
 }

@@ -18,6 +18,16 @@ namespace vmoba::cpu {
 namespace {
 
 constexpr std::int64_t small_group = 16384;  // others; up to it every pair is on the list
+
+// Pairs in the bins of the cuts, which are sorted: more of them than this share one value.
+std::int64_t most_close(std::int64_t groups) { return 4096 + 128 * groups; }
+
+struct Pair {
+  std::uint32_t group;
+  std::uint32_t order;  // ascending: greater gate first
+  std::int32_t c, token, h;
+  float gate;
+};
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
 struct Histogram {
@@ -316,7 +326,7 @@ void BracketSolver::for_inside(const Inside& list, std::int64_t chunk, std::int6
 // Finds the cut of every group among the listed pairs and sets their bits. False when a bracket missed its cut.
 bool BracketSolver::resolve(std::int64_t h0, std::vector<Group>& groups, const std::vector<Inside>& inside,
                             Selection& selection, const Runner& runner) {
-  const auto bins = std::max<std::int64_t>(32, 65536 / static_cast<std::int64_t>(groups.size() * 64));
+  const std::int64_t bins = groups.size() == 1 ? 1024 : 256;
   for (Group& group : groups) {
     group.list.start(std::max(group.lo, group.totals.least), std::min(group.hi, group.totals.greatest), bins);
   }
@@ -325,6 +335,7 @@ bool BracketSolver::resolve(std::int64_t h0, std::vector<Group>& groups, const s
       groups[by_column_ ? c : 0].list.add(gate);
     });
   }
+  std::int64_t all_close = 0;
   for (Group& group : groups) {
     const Budget& budget = group.budget;
     if (budget.reached(group.above, budget.weight(group.above, group.above_sum))) return false;
@@ -338,27 +349,25 @@ bool BracketSolver::resolve(std::int64_t h0, std::vector<Group>& groups, const s
       group.taken_sum += bin.sum;
     }
     if (group.cut_bin < 0 && group.lo > -FLT_MAX) return false;  // else all others are taken
+    if (group.cut_bin >= 0) all_close += group.list.bins[group.cut_bin].count;
+    if (all_close > most_close(static_cast<std::int64_t>(groups.size()))) return false;
   }
 
-  struct Pair {
-    std::int64_t group;
-    std::uint32_t order;  // ascending: greater gate first
-    std::int64_t c, token, h;
-    float gate;
-  };
   std::vector<std::vector<Pair>> close(static_cast<std::size_t>(sample_.chunks));
   runner(sample_.chunks, [&](std::int64_t chunk, std::int64_t) {
-    for_inside(inside[chunk], chunk, h0,
-               [&](std::int64_t h, std::int64_t tile, std::int64_t row, std::int64_t c, float gate) {
-                 const std::int64_t which = by_column_ ? c : 0;
-                 const Group& group = groups[which];
-                 const std::int64_t bin = group.list.bin_of(gate);
-                 if (bin > group.cut_bin) {
-                   selection.words_of(sample_.b, h, c)[tile] |= std::uint64_t{1} << row;
-                 } else if (bin == group.cut_bin) {
-                   close[chunk].push_back({which, ~order_key(gate), c, tile * gate_rows + row, h, gate});
-                 }
-               });
+    for_inside(
+        inside[chunk], chunk, h0, [&](std::int64_t h, std::int64_t tile, std::int64_t row, std::int64_t c, float gate) {
+          const std::int64_t which = by_column_ ? c : 0;
+          const Group& group = groups[which];
+          const std::int64_t bin = group.list.bin_of(gate);
+          if (bin > group.cut_bin) {
+            selection.words_of(sample_.b, h, c)[tile] |= std::uint64_t{1} << row;
+          } else if (bin == group.cut_bin) {
+            close[chunk].push_back({static_cast<std::uint32_t>(which), ~order_key(gate), static_cast<std::int32_t>(c),
+                                    static_cast<std::int32_t>(tile * gate_rows + row), static_cast<std::int32_t>(h),
+                                    gate});
+          }
+        });
   });
   std::vector<Pair> pairs;
   for (const std::vector<Pair>& part : close) pairs.insert(pairs.end(), part.begin(), part.end());
@@ -393,6 +402,24 @@ bool BracketSolver::solve(std::int64_t h0, Selection& selection, const Runner& r
 
 std::int64_t BracketSolver::list_limit(std::int64_t heads, std::int64_t rows, std::int64_t columns) {
   return heads * rows * columns / (heads > 1 ? 8 : 4);
+}
+
+BracketSolver::Bytes BracketSolver::bytes(const SampleGates& sample, std::int64_t heads, bool by_column,
+                                          std::int64_t workers) {
+  const std::int64_t columns = sample.columns(), groups = by_column ? sample.blocks : 1;
+  const std::int64_t rows = sample.tiles * gate_rows, pairs = heads * sample.tokens * sample.blocks;
+  const std::int64_t plane = heads == 1 && rows * columns * 4 <= plane_limit ? rows * columns * 4 : 0;
+  const std::int64_t drawn = columns * (2 * heads * sample.tiles + 2) * 4;
+  const std::int64_t each = TileScratch::bytes(sample.strips, sample.problem->dim()) + columns * (gate_rows * 8 + 40) +
+                            2 * gate_strip * 4 + static_cast<std::int64_t>(sizeof(Worker));
+  const std::int64_t listed = std::min(pairs, std::max(list_limit(heads, rows, columns), groups * small_group));
+  const std::int64_t close = std::min(pairs, most_close(groups));
+  const auto per_group = static_cast<std::int64_t>(sizeof(Group) + (groups == 1 ? 1024 : 256) * sizeof(Histogram::Bin));
+  return {.kept = plane + drawn + workers * each,
+          .call = 3 * listed * 8 +  // a vector that grows holds its old and its new memory
+                  4 * close * static_cast<std::int64_t>(sizeof(Pair)) + groups * per_group +
+                  sample.chunks * (groups * static_cast<std::int64_t>(sizeof(GroupTotals)) + 256) +
+                  heads * sample.tiles * 24};
 }
 
 }  // namespace vmoba::cpu

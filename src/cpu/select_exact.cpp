@@ -194,4 +194,11 @@ void select_exact(const SampleGates& sample, const Group& group, Selection& sele
   }
 }
 
+std::int64_t select_exact_bytes(const SampleGates& sample, std::int64_t width, std::int64_t workers) {
+  const std::int64_t bins = 2048 * static_cast<std::int64_t>(sizeof(Bin));
+  const std::int64_t per_chunk = std::max(bins, width * 8) + static_cast<std::int64_t>(sizeof(GroupTotals));
+  return sample.chunks * per_chunk + workers * TileScratch::bytes(sample.strips, sample.problem->dim()) +
+         sample.problem->heads() * 8;
+}
+
 }  // namespace vmoba::cpu

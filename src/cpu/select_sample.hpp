@@ -164,9 +164,11 @@ Budget budget_of(const Policy& policy, std::int64_t queries, std::int64_t blocks
 // Solves one group whatever its gates are (ties without end, infinities, NaN): a radix walk to the exact gate of the
 // cut, then ties in order. About six gate products; writes every word of the group. select_exact.cpp
 void select_exact(const SampleGates& sample, const Group& group, Selection& selection, const Runner& runner);
+std::int64_t select_exact_bytes(const SampleGates& sample, std::int64_t width, std::int64_t workers);
 
 // Scope query: every row is a group. select_query.cpp
 void select_queries(const SampleGates& sample, std::int64_t h, Selection& selection, const Runner& runner);
+std::int64_t select_queries_bytes(const SampleGates& sample, std::int64_t workers);
 
 // Floors and caps of head h, after the budget. select_limits.cpp
 struct Limits {

@@ -35,10 +35,22 @@ class Attend : public testing::TestWithParam<std::string> {
   }
   Execution execution() const { return {.backend = GetParam()}; }
 
-  // Forward and backward within the error budget, and nothing written between the rows of strided outputs.
+  // Forward and backward within the error budget, and nothing written between the rows of strided outputs. A few rows
+  // of fp32 are held to a fixed bound instead: their gradients cancel (dp - delta), the naive error of so few is luck,
+  // and a multiple of luck is no bound.
   void expect_like_reference(const Problem& problem, const Selection* selection, Tensors& t, bool dlse = true) const {
     run(problem, selection, t, execution(), dlse);
-    EXPECT_EQ(check_results(problem, selection, t, dlse), "") << words(problem);
+    if (problem.dtype() == DType::f32 && t.out.batch() * t.out.rows() * t.out.heads() < 100) {
+      const Tensors expected = truth(problem, selection, t, dlse), rough = naive(problem, selection, t, dlse);
+      EXPECT_EQ(within_budget("out", t.out, rough.out, expected.out, 2, DType::f32) +
+                    within_budget("lse", t.lse, rough.lse, expected.lse, 2, DType::f32) +
+                    near("dq", t.dq, expected.dq, 1e-5) + near("dk", t.dk, expected.dk, 1e-5) +
+                    near("dv", t.dv, expected.dv, 1e-5),
+                "")
+          << words(problem);
+    } else {
+      EXPECT_EQ(check_results(problem, selection, t, dlse), "") << words(problem);
+    }
     for (const Tensor* tensor : {&t.out, &t.lse, &t.dq, &t.dk, &t.dv}) EXPECT_TRUE(tensor->gaps_untouched());
   }
 };
@@ -157,9 +169,9 @@ TEST_P(Attend, Extremes) {
     EXPECT_EQ(within_budget("out", t.out, rough.out, expected.out, 2, DType::f32), "");
     EXPECT_EQ(within_budget("lse", t.lse, rough.lse, expected.lse, 2, DType::f32), "");
     // The backward starts from lse as stored in fp32: its rounding at 100 nats, not ours, bounds the gradients.
-    EXPECT_EQ(near("dq", t.dq, expected.dq, 1e-4), "");
-    EXPECT_EQ(near("dk", t.dk, expected.dk, 1e-4), "");
-    EXPECT_EQ(near("dv", t.dv, expected.dv, 1e-4), "");
+    EXPECT_EQ(near("dq", t.dq, expected.dq, 5e-4), "");
+    EXPECT_EQ(near("dk", t.dk, expected.dk, 5e-4), "");
+    EXPECT_EQ(near("dv", t.dv, expected.dv, 5e-4), "");
   }
   for (Tensor* tensor : {&t.q, &t.k}) tensor->fill([](auto...) { return 0.0; });
   expect_like_reference(problem, &selection, t);
@@ -174,7 +186,13 @@ TEST_P(Attend, RisingAndFallingLogits) {
     Tensors t = Tensors::random(problem, 22);
     t.q.fill([](auto, auto, auto, std::int64_t d) { return d == 0 ? 1.0 : 0.0; });
     t.k.fill([&](auto, std::int64_t row, auto, auto) { return slope * static_cast<double>(row / 40) * 10; });
-    expect_like_reference(problem, &selection, t);
+    run(problem, &selection, t, execution());
+    const Tensors expected = truth(problem, &selection, t), rough = naive(problem, &selection, t);
+    EXPECT_EQ(within_budget("out", t.out, rough.out, expected.out, 2, DType::f32), "");
+    EXPECT_EQ(within_budget("lse", t.lse, rough.lse, expected.lse, 2, DType::f32), "");
+    for (auto [actual, wanted] : {std::pair{&t.dq, &expected.dq}, {&t.dk, &expected.dk}, {&t.dv, &expected.dv}}) {
+      EXPECT_EQ(near("gradient", *actual, *wanted, 1e-4), "");  // lse is 720: half a unit in its last place is 3e-5
+    }
   }
 }
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package, or a reason to skip: test files that import it are left out without it, and one skipped test says why."""
+"""The package, or a reason to skip: without it the files that import it are left out and one skipped test says why."""
 
 from __future__ import annotations
 
 import importlib
 
 import pytest
+
 import torch
 
 try:

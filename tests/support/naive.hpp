@@ -70,7 +70,7 @@ void naive_in(const Problem& p, const Selection* selection, Tensors& t, bool wit
         const std::vector<Sum> q = load(t.q, h), dout = load(t.dout, h), dlse = load(t.dlse, h);
         std::vector<Sum> out(rows * dim, 0), dq(rows * dim, 0), lse(rows, -std::numeric_limits<Sum>::infinity());
         for (std::int64_t i = 0; i < rows; ++i) {
-          std::vector<Sum> probability(rows, 0), dp(rows, 0);
+          std::vector<Sum> logits(rows, 0), probability(rows, 0), dp(rows, 0);
           Sum max = -std::numeric_limits<Sum>::infinity(), sum = 0;
           bool any = false;
           for (std::int64_t j = 0; j < rows; ++j) {
@@ -81,23 +81,26 @@ void naive_in(const Problem& p, const Selection* selection, Tensors& t, bool wit
               dot += q[i * dim + d] * k[j * dim + d];
               dot_v += dout[i * dim + d] * v[j * dim + d];
             }
-            probability[j] = round(round(dot) * static_cast<Sum>(p.scale()));
+            logits[j] = round(round(dot) * static_cast<Sum>(p.scale()));
             dp[j] = round(dot_v);
-            max = std::max(max, probability[j]);
+            max = std::max(max, logits[j]);
           }
           if (!any) continue;
           for (std::int64_t j = 0; j < rows; ++j) {
             if (!mask[i * rows + j]) continue;
-            probability[j] = std::exp(probability[j] - max);
+            probability[j] = std::exp(logits[j] - max);
             sum += probability[j];
           }
           lse[i] = max + std::log(sum);
-          Sum delta = 0;
           for (std::int64_t j = 0; j < rows; ++j) {
             if (!mask[i * rows + j]) continue;
-            probability[j] = round(probability[j] / sum);
-            delta += probability[j] * dp[j];
-            for (std::int64_t d = 0; d < dim; ++d) out[i * dim + d] += probability[j] * v[j * dim + d];
+            const Sum weight = round(probability[j] / sum);
+            for (std::int64_t d = 0; d < dim; ++d) out[i * dim + d] += weight * v[j * dim + d];
+          }
+          Sum delta = 0;
+          for (std::int64_t d = 0; d < dim; ++d) delta += dout[i * dim + d] * round(out[i * dim + d]);
+          for (std::int64_t j = 0; j < rows; ++j) {
+            if (mask[i * rows + j]) probability[j] = round(std::exp(logits[j] - lse[i]));
           }
           const Sum through_lse = with_dlse ? dlse[i] : Sum{0};
           for (std::int64_t j = 0; j < rows; ++j) {

@@ -9,6 +9,7 @@
 #include <torch/torch.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -59,11 +60,14 @@ std::vector<int> run_two(const std::string& worker, const std::string& out) {
     }
     children.push_back(child);
   }
-  std::vector<int> codes;
-  for (const pid_t child : children) {
+  // A rank that fails leaves the other waiting for it: that one is ended.
+  std::vector<int> codes(2, -1);
+  for (int left = 2; left > 0; --left) {
     int status = 0;
-    ::waitpid(child, &status, 0);
-    codes.push_back(WIFEXITED(status) ? WEXITSTATUS(status) : -1);
+    const pid_t ended = ::wait(&status);
+    const std::size_t rank = ended == children[0] ? 0 : 1;
+    codes[rank] = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    if (codes[rank] != 0) ::kill(children[1 - rank], SIGKILL);
   }
   return codes;
 }
@@ -95,23 +99,24 @@ void worker(std::int64_t sequence_parallel, void (*change)(TrainOptions&) = null
 TEST(DistributedWorker, DISABLED_Data) { worker(1); }
 TEST(DistributedWorker, DISABLED_Ulysses) { worker(2); }
 
-TEST(DistributedWorker, DISABLED_Refuse) {
-  const auto refusal = [](std::int64_t sequence_parallel, auto&& change) {
-    TrainOptions options = run_options(test_out());
-    options.sequence_parallel = sequence_parallel;
-    change(options);
-    return test::message_of(Error::Kind::argument, [&] {
-      static const auto data_group = Group::from_environment(1);
-      static const auto sequence_group = Group::from_environment(2);
-      Trainer(options, {}, sequence_parallel == 1 ? data_group : sequence_group);
-    });
-  };
-  const std::string batch = refusal(1, [](TrainOptions& o) { o.batch = 3; });
+std::string refusal(const std::shared_ptr<Group>& group, void (*change)(TrainOptions&)) {
+  TrainOptions options = run_options(test_out());
+  options.sequence_parallel = group->sequence_size();
+  change(options);
+  return test::message_of(Error::Kind::argument, [&] { Trainer(options, {}, group); });
+}
+
+TEST(DistributedWorker, DISABLED_RefuseData) {
+  const std::string batch = refusal(Group::from_environment(1), [](TrainOptions& o) { o.batch = 3; });
   EXPECT_NE(batch.find("use 2 or 4"), std::string::npos) << batch;
-  const std::string tokens = refusal(2, [](TrainOptions& o) { o.data.crop = {3, 5, 7}; });
+}
+
+TEST(DistributedWorker, DISABLED_RefuseUlysses) {
+  const auto group = Group::from_environment(2);
+  const std::string tokens = refusal(group, [](TrainOptions& o) { o.data.crop = {3, 5, 7}; });
   EXPECT_NE(tokens.find("105 tokens"), std::string::npos) << tokens;
   EXPECT_NE(tokens.find("use one of 1"), std::string::npos) << tokens;
-  const std::string heads = refusal(2, [](TrainOptions& o) {
+  const std::string heads = refusal(group, [](TrainOptions& o) {
     o.data.crop = {3, 4, 7};
     o.model.num_attention_heads = 3;
   });
@@ -173,7 +178,8 @@ TEST(Distributed, ExchangesAndTheirGradients) {
 
 TEST(Distributed, WhatDoesNotDivideIsRefusedWithTheNumberToUse) {
   const TemporaryFolder folder;
-  EXPECT_EQ(run_two("Refuse", folder / "x"), (std::vector<int>{0, 0}));
+  EXPECT_EQ(run_two("RefuseData", folder / "x"), (std::vector<int>{0, 0}));
+  EXPECT_EQ(run_two("RefuseUlysses", folder / "x"), (std::vector<int>{0, 0}));
   test::expect_argument_error("sequence-parallel", "3", "divide the 4 processes", "1, 2, 4",
                               [] { Group("127.0.0.1", 1, 0, 4, 3); });
   test::expect_argument_error("sequence-parallel", "2", "as many processes", "torchrun",

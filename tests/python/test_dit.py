@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python face of the C++ video transformer; its numbers are compared with diffusers elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import vmoba
+
+CONFIG = dict(
+    num_attention_heads=2, attention_head_dim=24, in_channels=4, out_channels=4, text_dim=16, freq_dim=32, ffn_dim=64,
+    num_layers=3,
+)  # fmt: skip
+
+
+@pytest.fixture
+def model():
+    model = vmoba.dit.create(CONFIG, seed=3)
+    with torch.no_grad():
+        model.proj_out.weight.normal_(generator=torch.Generator().manual_seed(0))  # zero in a new model
+    return model
+
+
+def inputs():
+    generator = torch.Generator().manual_seed(1)
+    return (
+        torch.randn(1, 4, 4, 8, 8, generator=generator),
+        torch.tensor([500.0]),
+        torch.randn(1, 7, 16, generator=generator),
+    )
+
+
+def test_parameters_are_the_models_own(model):
+    names = dict(model.named_parameters())
+    assert "blocks.2.attn1.to_q.weight" in names and "condition_embedder.time_embedder.linear_1.bias" in names
+    assert set(model.state_dict()) == set(names)
+    assert all(isinstance(p, torch.nn.Parameter) for p in names.values())
+    before = model(*inputs())
+    before.square().mean().backward()
+    assert all(p.grad is not None for p in names.values())
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    assert not torch.equal(model(*inputs()), before)
+
+
+def test_policies(model):
+    with torch.no_grad():
+        dense = model(*inputs())
+        model.record_density()
+        for plan in ["paper-93x576x1024", vmoba.preset("paper-93x576x1024")]:
+            model.set_policy(plan)
+            assert len(model.plan["cycle"]) == 3 and not model.plan["dense"]
+        model.set_policy(((2, 2, 2), vmoba.TopK(2)))
+        sparse = model(*inputs())
+        assert not torch.equal(sparse, dense) and all(density == 0.25 for density in model.last_density())
+        model.set_policy([((2, 2, 2), vmoba.TopK(2)), (vmoba.Run(16), vmoba.Threshold(2.0))])
+        model(*inputs())
+        assert model.last_density() == [0.25, 1.0, 0.25]
+        model.set_policy(((2, 2, 2), vmoba.TopK(2)), schedule=vmoba.Schedule(dense_steps=1))
+        model.sampling_step(0, 2)
+        assert torch.equal(model(*inputs()), dense)
+        model.sampling_step(1, 2)
+        assert torch.equal(model(*inputs()), sparse)
+        model.set_policy(None)
+        assert torch.equal(model(*inputs()), dense)
+
+
+def test_save_and_load(model, tmp_path):
+    model.save(tmp_path)
+    loaded = vmoba.dit.load(tmp_path)
+    assert loaded.config["num_layers"] == 3
+    assert torch.equal(loaded(*inputs()), model(*inputs()))
+
+
+def test_refusals(model, tmp_path):
+    for plan, words in [("no-such", "no-such"), (((2, 2), vmoba.TopK(2)), "block"), ([3], "is not a pair")]:
+        with pytest.raises(vmoba.Error, match=words):
+            model.set_policy(plan)
+    with pytest.raises(vmoba.Error, match="none"):
+        vmoba.dit.load(tmp_path / "none")
+    with pytest.raises(vmoba.Error, match="vmoba: "):
+        model(torch.zeros(1, 4, 4, 7, 8), *inputs()[1:])
