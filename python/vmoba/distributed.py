@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.distributed as dist
-
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from ._error import Error

@@ -28,6 +28,7 @@ struct Pair {
   std::int32_t c, token, h;
   float gate;
 };
+constexpr std::int64_t least_list = 4096;  // pairs a chunk may list in any case
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
 struct Histogram {
@@ -261,8 +262,8 @@ bool BracketSolver::emit(std::int64_t h0, std::vector<Group>& groups, std::vecto
     Worker& worker = workers_[which];
     Inside& list = inside[chunk];
     const std::int64_t first = sample_.first_tile(chunk), end = sample_.end_tile(chunk);
-    const std::int64_t limit =
-        all_listed ? std::numeric_limits<std::int64_t>::max() : list_limit(heads_, (end - first) * gate_rows, columns);
+    const std::int64_t limit = all_listed ? std::numeric_limits<std::int64_t>::max()
+                                          : list_limit(heads_, by_column_, (end - first) * gate_rows, columns);
     std::fill_n(worker.sums.data(), columns, 0.0);
     std::fill_n(worker.counts.data(), columns, 0);
     for (std::int64_t h = h0; h < h0 + heads_; ++h) {
@@ -400,8 +401,10 @@ bool BracketSolver::solve(std::int64_t h0, Selection& selection, const Runner& r
   return emit(h0, groups, inside, selection, runner) && resolve(h0, groups, inside, selection, runner);
 }
 
-std::int64_t BracketSolver::list_limit(std::int64_t heads, std::int64_t rows, std::int64_t columns) {
-  return heads * rows * columns / (heads > 1 ? 8 : 4);
+// The more pairs a group has, the narrower its bracket; a head of a small problem lists most.
+std::int64_t BracketSolver::list_limit(std::int64_t heads, bool by_column, std::int64_t rows, std::int64_t columns) {
+  const std::int64_t share = heads == 1 ? 4 : by_column ? 10 : 16;
+  return std::max(heads * rows * columns / share, least_list);
 }
 
 BracketSolver::Bytes BracketSolver::bytes(const SampleGates& sample, std::int64_t heads, bool by_column,
@@ -412,7 +415,8 @@ BracketSolver::Bytes BracketSolver::bytes(const SampleGates& sample, std::int64_
   const std::int64_t drawn = columns * (2 * heads * sample.tiles + 2) * 4;
   const std::int64_t each = TileScratch::bytes(sample.strips, sample.problem->dim()) + columns * (gate_rows * 8 + 40) +
                             2 * gate_strip * 4 + static_cast<std::int64_t>(sizeof(Worker));
-  const std::int64_t listed = std::min(pairs, std::max(list_limit(heads, rows, columns), groups * small_group));
+  const std::int64_t listed = std::min(
+      pairs, std::max({list_limit(heads, by_column, rows, columns), sample.chunks * least_list, groups * small_group}));
   const std::int64_t close = std::min(pairs, most_close(groups));
   const auto per_group = static_cast<std::int64_t>(sizeof(Group) + (groups == 1 ? 1024 : 256) * sizeof(Histogram::Bin));
   return {.kept = plane + drawn + workers * each,

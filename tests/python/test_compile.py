@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import pytest
-import vmoba
-from oracle import random_qkv
+import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-import torch
+import vmoba
+from oracle import random_qkv
 
 GRID, BLOCK = (3, 4, 5), (2, 3, None)
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from oracle import random_qkv
 
 import vmoba
+from oracle import random_qkv
 
 PROBLEM = dict(grid=(3, 4, 5), block=(2, 3, None), policy=vmoba.Threshold(0.3))
 

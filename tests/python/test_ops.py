@@ -6,11 +6,11 @@ from __future__ import annotations
 import math
 
 import pytest
-import vmoba
-from oracle import dense_mask, naive, random_qkv
+import torch
 from torch.autograd import gradcheck
 
-import torch
+import vmoba
+from oracle import dense_mask, naive, random_qkv
 
 ops = torch.ops.vmoba
 GRID, BLOCK = (3, 4, 5), (2, 3, None)  # ragged on two axes

@@ -7,12 +7,12 @@ import copy
 import re
 
 import pytest
-import vmoba
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import dense_mask, naive, random_qkv
 
-import torch
+import vmoba
+from oracle import dense_mask, naive, random_qkv
 
 GRID, BLOCK = (3, 4, 5), (2, 3, None)
 
