@@ -9,8 +9,9 @@
 //       dv += p^T dout;  dk += ds^T q;  dq += ds (scale k)
 //     dk, dv of the tile are done: dk times scale
 //
-// dq takes its sums in fp32 in the order of key tiles. Every element of dk and dv is summed over heads, then rows in
-// ascending order. Must equal reference::attend_backward.
+// Columns of p and ds beyond the tile's keys hold anything: they reach rows of dk and dv that nobody writes out, and dq
+// sums over real keys. dq takes its sums in fp32 in the order of key tiles. Every element of dk and dv is summed over
+// heads, then rows in ascending order. Must equal reference::attend_backward.
 
 struct Backward {
   const BackwardItem& item;
@@ -63,16 +64,12 @@ inline void backward_group(Backward& f, const KeyTile& tile, std::int64_t head, 
       multiply_panel<1, false, row_stride, 1, lanes>(f.dout, f.vt + at, rows, dim, ds);
     }
   }
-  float keep[lanes];
-  for (int j = 0; j < lanes; ++j) keep[j] = (vectors - 1) * lanes + j < tile.count ? 0.0f : -__builtin_inff();
-  const Vec bias = load(keep);
   for (int i = 0; i < rows; ++i) {
     float *p = f.p + i * score_stride, *ds = f.ds + i * score_stride;
     const std::int64_t at = head * n + list[i];
     const Vec lse = set(-f.lse[at]), rest = set(f.lse_rest[at]), delta = set(f.delta[at]);
     for (int j = 0; j < vectors; ++j) {
-      Vec x = sub(fma(load(p + j * lanes), c, lse), rest);
-      if (j == vectors - 1) x = add(x, bias);
+      const Vec x = sub(fma(load(p + j * lanes), c, lse), rest);
       const Vec y = exp2(x);
       store(p + j * lanes, y);
       store(ds + j * lanes, mul(y, sub(load(ds + j * lanes), delta)));

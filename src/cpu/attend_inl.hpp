@@ -25,8 +25,8 @@ struct Forward {
 
 inline void softmax_row(Forward& f, float* s, int vectors, Vec bias, std::int32_t at) {
   const int end = (vectors - 1) * lanes;
-  const Vec final_scores = add(load(s + end), bias);
-  Vec top = final_scores;
+  const Vec final_scores = load(s + end);
+  Vec top = add(final_scores, bias);
   for (int j = 0; j < end; j += lanes) top = max(top, load(s + j));
   const float peak = reduce_max(top) * f.scale.magnitude;
   if (!(peak <= f.reference[at] + 8.0f)) {
@@ -41,7 +41,7 @@ inline void softmax_row(Forward& f, float* s, int vectors, Vec bias, std::int32_
     f.reference[at] = peak;
   }
   const Vec c = set(f.scale.magnitude), m = set(-f.reference[at]);
-  Vec total = exp2(fma(final_scores, c, m));
+  Vec total = exp2(add(fma(final_scores, c, m), bias));  // the bias last: scale may be 0
   store(s + end, total);
   for (int j = 0; j < end; j += lanes) {
     const Vec p = exp2(fma(load(s + j), c, m));

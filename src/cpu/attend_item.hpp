@@ -15,7 +15,7 @@ namespace vmoba::cpu {
 // D 128 as transposed panels and rows are 128 KB: L2 everywhere. The strides are constants so that the inner loops
 // address twelve rows with one register, and odd multiples of a cache line so that rows do not share L1 sets.
 inline constexpr int tile_keys = 128;
-inline constexpr int tile_rows = 96;
+inline constexpr int tile_rows = 48;
 inline constexpr int row_stride = 272;
 inline constexpr int score_stride = 144;
 inline constexpr int row_slack = 12;  // rows a register tile may reach beyond the last

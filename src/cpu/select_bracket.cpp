@@ -19,8 +19,12 @@ namespace {
 
 constexpr std::int64_t small_group = 16384;  // others; up to it every pair is on the list
 
-// Pairs in the bins of the cuts, which are sorted: more of them than this share one value.
-std::int64_t most_close(std::int64_t groups) { return 4096 + 128 * groups; }
+// Bins of a list, by which its cut is found, and pairs in the bins of all cuts together, which are sorted. More than
+// that share one value.
+std::int64_t list_bins(std::int64_t groups) {
+  return std::clamp((std::int64_t{1} << 20) / groups, std::int64_t{256}, std::int64_t{1024});
+}
+std::int64_t most_close(std::int64_t groups) { return 4096 + 256 * groups; }
 
 struct Pair {
   std::uint32_t group;
@@ -263,7 +267,7 @@ bool BracketSolver::emit(std::int64_t h0, std::vector<Group>& groups, std::vecto
     Inside& list = inside[chunk];
     const std::int64_t first = sample_.first_tile(chunk), end = sample_.end_tile(chunk);
     const std::int64_t limit = all_listed ? std::numeric_limits<std::int64_t>::max()
-                                          : list_limit(heads_, by_column_, (end - first) * gate_rows, columns);
+                                          : list_limit(sample_, heads_, by_column_, (end - first) * gate_rows);
     std::fill_n(worker.sums.data(), columns, 0.0);
     std::fill_n(worker.counts.data(), columns, 0);
     for (std::int64_t h = h0; h < h0 + heads_; ++h) {
@@ -327,7 +331,7 @@ void BracketSolver::for_inside(const Inside& list, std::int64_t chunk, std::int6
 // Finds the cut of every group among the listed pairs and sets their bits. False when a bracket missed its cut.
 bool BracketSolver::resolve(std::int64_t h0, std::vector<Group>& groups, const std::vector<Inside>& inside,
                             Selection& selection, const Runner& runner) {
-  const std::int64_t bins = groups.size() == 1 ? 1024 : 256;
+  const std::int64_t bins = list_bins(static_cast<std::int64_t>(groups.size()));
   for (Group& group : groups) {
     group.list.start(std::max(group.lo, group.totals.least), std::min(group.hi, group.totals.greatest), bins);
   }
@@ -401,10 +405,12 @@ bool BracketSolver::solve(std::int64_t h0, Selection& selection, const Runner& r
   return emit(h0, groups, inside, selection, runner) && resolve(h0, groups, inside, selection, runner);
 }
 
-// The more pairs a group has, the narrower its bracket; a head of a small problem lists most.
-std::int64_t BracketSolver::list_limit(std::int64_t heads, bool by_column, std::int64_t rows, std::int64_t columns) {
-  const std::int64_t share = heads == 1 ? 4 : by_column ? 10 : 16;
-  return std::max(heads * rows * columns / share, least_list);
+// Room for brackets of 2.5 times the width expected when half of a group is taken, and for rows that are not all alike.
+std::int64_t BracketSolver::list_limit(const SampleGates& sample, std::int64_t heads, bool by_column,
+                                       std::int64_t rows) {
+  const auto drawn = static_cast<double>(2 * heads * sample.tiles * (by_column ? 1 : sample.blocks));
+  const double share = std::clamp(5 * (8 + 2 * std::sqrt(drawn)) / drawn, heads == 1 ? 0.125 : 0.0625, 1.0);
+  return std::max(static_cast<std::int64_t>(share * static_cast<double>(heads * rows * sample.columns())), least_list);
 }
 
 BracketSolver::Bytes BracketSolver::bytes(const SampleGates& sample, std::int64_t heads, bool by_column,
@@ -416,9 +422,10 @@ BracketSolver::Bytes BracketSolver::bytes(const SampleGates& sample, std::int64_
   const std::int64_t each = TileScratch::bytes(sample.strips, sample.problem->dim()) + columns * (gate_rows * 8 + 40) +
                             2 * gate_strip * 4 + static_cast<std::int64_t>(sizeof(Worker));
   const std::int64_t listed = std::min(
-      pairs, std::max({list_limit(heads, by_column, rows, columns), sample.chunks * least_list, groups * small_group}));
+      pairs, std::max({list_limit(sample, heads, by_column, rows), sample.chunks * least_list, groups * small_group}));
   const std::int64_t close = std::min(pairs, most_close(groups));
-  const auto per_group = static_cast<std::int64_t>(sizeof(Group) + (groups == 1 ? 1024 : 256) * sizeof(Histogram::Bin));
+  const auto per_group =
+      static_cast<std::int64_t>(sizeof(Group)) + list_bins(groups) * static_cast<std::int64_t>(sizeof(Histogram::Bin));
   return {.kept = plane + drawn + workers * each,
           .call = 3 * listed * 8 +  // a vector that grows holds its old and its new memory
                   4 * close * static_cast<std::int64_t>(sizeof(Pair)) + groups * per_group +

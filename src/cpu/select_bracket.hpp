@@ -20,7 +20,7 @@ class BracketSolver {
 
   static constexpr std::int64_t plane_limit = std::int64_t{1} << 24;  // bytes of gates kept: 33K tokens by 128 blocks
   // Pairs that the list of `rows` query rows may hold; by it a value that many pairs share is told from rounding.
-  static std::int64_t list_limit(std::int64_t heads, bool by_column, std::int64_t rows, std::int64_t columns);
+  static std::int64_t list_limit(const SampleGates& sample, std::int64_t heads, bool by_column, std::int64_t rows);
   // The most that a solver holds, and that a call of solve allocates beside it.
   struct Bytes {
     std::int64_t kept, call;

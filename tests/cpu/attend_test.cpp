@@ -136,6 +136,54 @@ TEST_P(Attend, TextInFrontAndRearWithPadding) {
   }
 }
 
+// The sign of the scale turns the order of logits; 0 makes them all equal.
+TEST_P(Attend, AnyScale) {
+  for (const double scale : {-0.7, 0.0, 1e-3, 3.0}) {
+    const Problem problem({.grid = {3, 5, 7}, .block = {2, 5, 4}, .heads = 2, .dim = 24, .scale = scale});
+    Rng rng(9);
+    const Selection selection = random_selection(problem, rng, 50);
+    Tensors t = Tensors::random(problem, 10);
+    expect_like_reference(problem, &selection, t);
+  }
+}
+
+// One key: out is v, dv is dout, bit for bit, through widening and rounding. Values on the grid of ties of a sum of two
+// keys: the mean of two neighbours lies halfway and goes to the even one; infinities, NaN, zeros and subnormals pass.
+TEST_P(Attend, RoundsToNearestEven) {
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    const Problem one({.grid = {1, 1, 64}, .block = vmoba::Run{1}, .dim = 16, .dtype = dtype});
+    Selection own(one);
+    for (std::int64_t i = 0; i < 64; ++i) own.set(0, 0, i, i);
+    Tensors t = Tensors::random(one, 13);
+    for (Tensor* tensor : {&t.q, &t.k}) tensor->fill([](auto...) { return 0.0; });
+    const double special[] = {0.0, -0.0, INFINITY, -INFINITY, 6e-8, -6e-8, 6.1e-5, 65504, 1e-3, 3.140625};
+    t.v.fill([&](auto, std::int64_t row, auto, std::int64_t d) {
+      return row < 10 ? special[row] : std::ldexp(row - 37, static_cast<int>(d) - 10);
+    });
+    run(one, &own, t, execution());
+    EXPECT_EQ(t.out.doubles(), t.v.doubles()) << name(dtype);
+    EXPECT_EQ(t.dv.doubles(), t.dout.doubles()) << name(dtype);
+
+    const Problem two({.grid = {1, 1, 64}, .block = vmoba::Run{2}, .dim = 16, .dtype = dtype});
+    Selection pairs(two);
+    for (std::int64_t i = 0; i < 64; ++i) pairs.set(0, 0, i, i / 2);
+    const int bits = dtype == DType::bf16 ? 8 : 11;
+    const auto value = [&](std::int64_t row, std::int64_t d) {  // 2^(bits - 1) + n and + n + 1, n = 16 * pair + d
+      return std::ldexp(1, bits - 1) + static_cast<double>((row / 2 * 16 + d) % (1 << (bits - 2)) + row % 2);
+    };
+    Tensors u = Tensors::random(two, 14);
+    for (Tensor* tensor : {&u.q, &u.k}) tensor->fill([](auto...) { return 0.0; });
+    u.v.fill([&](auto, std::int64_t row, auto, std::int64_t d) { return value(row, d); });
+    run(two, &pairs, u, execution());
+    for (std::int64_t row = 0; row < 64; ++row) {
+      for (std::int64_t d = 0; d < 16; ++d) {
+        const double low = value(row - row % 2, d), even = std::fmod(low, 2) == 0 ? low : low + 1;
+        EXPECT_EQ(u.out.get(0, row, 0, d), even) << name(dtype) << " " << low;
+      }
+    }
+  }
+}
+
 TEST_P(Attend, BlockRows) {
   const Problem problem({.grids = {{3, 4, 5}, {2, 5, 6}},
                          .block = {2, 2, 3},

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "cpu/select_bracket.hpp"
+#include "cpu/tier.hpp"
 #include "support/problems.hpp"
 #include "support/selections.hpp"
 #include "support/tensors.hpp"
@@ -397,6 +399,37 @@ TEST_P(Select, FloorsAndCapsHold) {
       }
     }
     expect_like_reference(options, t);
+  }
+}
+
+// Ordinary gates are solved from their bracket; the exact walk costs many times as much and no other test would tell.
+TEST(BracketSolver, SolvesOrdinaryGates) {
+  for (const std::int64_t heads : {1, 4}) {
+    for (const Grid grid : {Grid{5, 16, 16}, Grid{8, 20, 25}, Grid{16, 16, 32}}) {
+      for (const Scope scope : {Scope::head, Scope::block, Scope::all}) {
+        for (const double tau : {0.1, 0.25, 0.5}) {
+          const Problem problem(
+              {.grid = grid, .block = {4, 4, 8}, .heads = heads, .dim = 8, .policy = Threshold{tau, scope}});
+          const Tensors t = Tensors::random(problem, 21);
+          const ConstView q = problem.resolve(t.q.view(), heads, 8), k = problem.resolve(t.k.view(), heads, 8);
+          cpu::SampleGates sample(problem, cpu::generic_tier.gate, q, k, 0);
+          std::vector<float> panels(static_cast<std::size_t>(sample.panels_size()));
+          sample.panels = panels.data();
+          std::vector<double> sums(8);
+          std::vector<float> mean(8);
+          for (std::int64_t g = 0; g < heads; ++g) {
+            for (std::int64_t strip = 0; strip < sample.strips; ++strip)
+              sample.means(g, strip, sums.data(), mean.data());
+          }
+          Selection selection(problem);
+          const std::int64_t pooled = scope == Scope::head ? 1 : heads;
+          cpu::BracketSolver solver(sample, pooled, scope == Scope::block, 1);
+          for (std::int64_t h = 0; h < heads; h += pooled) {
+            EXPECT_TRUE(solver.solve(h, selection, {})) << words(problem) << " head " << h;
+          }
+        }
+      }
+    }
   }
 }
 
