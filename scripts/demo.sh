@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=demo
-steps=${STEPS:-150}
+steps=${STEPS:-120}
 
 # The user's clips, else those beside the project, else rendered ones.
 clips=${VIDEOS:-}
@@ -14,14 +14,15 @@ if [[ -n $clips && ! -d $clips ]]; then
   echo "demo: VIDEOS=$clips is not a folder; name a folder of video files, or leave VIDEOS out" >&2
   exit 2
 fi
-data=() origin="clips rendered by the program"
+data=(--rendered-clips 12) origin="12 clips rendered by the program"
 if [[ -n $clips ]]; then data=(--data "$clips" --cache "$out/latents") origin="clips of $clips"; fi
 
-# 12 x 16 x 20 latents (45 frames of 128 x 160 pixels) are 3,840 tokens: enough for sparse attention to win, few enough for a
-# second or two a step on two cores. Times as they are used in sampling: uniform, shifted to 3.
-crop=12,16,20
+# Crops of 12 x 16 x 20 latents (45 frames of 128 x 160 pixels) from frames of 480 x 720, the size of the clips beside the
+# project, are 3,840 tokens: enough for sparse attention to win, few enough for a second or two a step on two cores. Times as they
+# are used in sampling: uniform, shifted to 3.
+frame=(--height 480 --width 720) crop=12,16,20
 cycle="3,f,f;f,4,5;4,4,5"
-common=("${data[@]}" --crop "$crop" --steps "$steps" --seed 1 --times uniform --shift 3 --validate-every 50 --checkpoint-every "$steps" --log-every 10)
+common=("${data[@]}" "${frame[@]}" --crop "$crop" --steps "$steps" --seed 1 --times uniform --shift 3 --validate-every 40 --checkpoint-every "$steps" --log-every 10)
 
 say() { printf '\ndemo: %s\n' "$*"; }
 mkdir -p "$out"
