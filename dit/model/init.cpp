@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weights at the start of training, near Wan's, and a check of weights for numbers that are none.
+// Weights at the start of training, as Wan has them, and a check of weights for numbers that are none.
 #include <torch/torch.h>
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -31,7 +31,7 @@ void init(const std::string& name, at::Tensor& parameter, std::uint64_t seed) {
     normal(1 / std::sqrt(static_cast<double>(parameter.size(2))));
   } else if (parameter.dim() == 1) {
     parameter.fill_(1);  // of norms
-  } else if (holds(name, "text_embedder")) {
+  } else if (holds(name, "text_embedder") || holds(name, "time_embedder")) {
     normal(0.02);
   } else {
     const std::int64_t out = parameter.size(0), in = parameter.numel() / out;
