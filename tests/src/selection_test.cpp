@@ -120,7 +120,7 @@ RC_GTEST_PROP(Selection, ListsAreTransposesAndCountTheBits, ()) {
         RC_ASSERT(rows.begin[c + 1] - rows.begin[c] == popularity[c]);
         for (std::int64_t i = rows.begin[c]; i < rows.begin[c + 1]; ++i) {
           RC_ASSERT(s.test(b, h, rows.items[i], c));
-          RC_ASSERT(i == rows.begin[c] || rows.items[i - 1] < rows.items[i]);
+          RC_ASSERT((i == rows.begin[c] || rows.items[i - 1] < rows.items[i]));  // ((: the macro does not short-circuit
         }
       }
       double kept = 0;
@@ -128,7 +128,7 @@ RC_GTEST_PROP(Selection, ListsAreTransposesAndCountTheBits, ()) {
         RC_ASSERT(blocks.begin[row + 1] - blocks.begin[row] == counts[row]);
         for (std::int64_t i = blocks.begin[row]; i < blocks.begin[row + 1]; ++i) {
           RC_ASSERT(s.test(b, h, row, blocks.items[i]));
-          RC_ASSERT(i == blocks.begin[row] || blocks.items[i - 1] < blocks.items[i]);
+          RC_ASSERT((i == blocks.begin[row] || blocks.items[i - 1] < blocks.items[i]));
         }
         for (std::int64_t c = 0; c < s.blocks(b); ++c) {
           bits += s.test(b, h, row, c);
