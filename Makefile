@@ -18,11 +18,13 @@ demo: build
 test: build
 	@scripts/test.sh
 
+# Kernels alone, a short choice (all: build/bench/vmoba_kernels), then the operator beside torch.
 bench: build
+	@build/bench/vmoba_kernels --benchmark_filter='/f32/D=128/tokens=4096/block=2x8x8/' --benchmark_min_time=0.2 --threads=$$(nproc)
 	@build/vmoba bench
 
 format: setup
 	@git ls-files '*.cpp' '*.hpp' | xargs clang-format-14 -i
 
 clean:
-	rm -rf build build-asan build-tsan build-fuzz demo dist
+	rm -rf build build-asan build-tsan build-fuzz build-wheel demo dist

@@ -25,6 +25,7 @@ void check(const std::string& bytes) {
     std::ostringstream out;
     selection.save(out, "output");
     if (bytes.compare(0, out.str().size(), out.str()) != 0) std::abort();
+    if (in.tellg() != static_cast<std::streamoff>(out.str().size())) std::abort();  // not a byte more is read
     const double density = selection.density();
     if (!(density >= 0 && density <= 1)) std::abort();
   } catch (const vmoba::Error& error) {

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Runs every test of the project and ends with one line of totals. Stages can be named: scripts/test.sh [cpp python sanitizers fuzz].
+# Runs every test of the project and ends with one line of totals. Stages can be named:
+# scripts/test.sh [cpp python instructions sanitizers fuzz].
 set -uo pipefail
 cd "$(dirname "$0")/.."
-stages=${*:-cpp python sanitizers fuzz}
+stages=${*:-cpp python instructions sanitizers fuzz}
 cores=$(nproc)
-passed=0 failed=0 skipped=0
+passed=0 failed=0 skipped=0 closing=()
 log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT
 export VMOBA_PROGRAM=$PWD/build/vmoba
@@ -13,7 +14,7 @@ export VMOBA_CLIPS=${VMOBA_CLIPS:-$PWD/../shared/data/videos}
 
 say() { printf '\n== %s\n' "$*"; }
 
-# count_ctest LOG: adds what ctest reported.
+# count_ctest LOG NAME: adds what ctest reported.
 count_ctest() {
   local line
   line=$(grep -E '[0-9]+ tests failed out of [0-9]+' "$1" | tail -1)
@@ -23,13 +24,14 @@ count_ctest() {
   total=$(sed -E 's/.* ([0-9]+) tests failed out of ([0-9]+).*/\2/' <<<"$line")
   off=$(grep -cE '\*\*\*Skipped' "$1")
   failed=$((failed + bad)) skipped=$((skipped + off)) passed=$((passed + total - bad - off))
+  closing+=("ctest $2: $line")
 }
 run_ctest() {  # run_ctest DIR [ctest options]
   local dir=$1
   shift
   ctest --test-dir "$dir" --output-on-failure --no-tests=error --timeout 900 -j "$cores" "$@" 2>&1 | tee "$log/ctest" |
     grep -vE '^ +Start |Passed +[0-9.]+ sec$'
-  count_ctest "$log/ctest"
+  count_ctest "$log/ctest" "$dir"
 }
 engine_build() {  # engine_build DIR [cmake options]: the engine and its tests, without torch
   local dir=$1
@@ -52,6 +54,16 @@ for stage in $stages; do
       p=$(number passed) f=$(number failed) e=$(number 'errors?') s=$(number skipped)
       if [[ -z $line ]]; then f=1; fi
       passed=$((passed + p)) failed=$((failed + f + e)) skipped=$((skipped + s))
+      closing+=("pytest: $line")
+      ;;
+    instructions)
+      say "Instruction counts"
+      python3 tests/instructions/check.py build/tests/instructions/vmoba_instructions 2>&1 | tee "$log/instructions"
+      if [[ $(tail -1 "$log/instructions") =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed,\ ([0-9]+)\ skipped$ ]]; then
+        passed=$((passed + BASH_REMATCH[1])) failed=$((failed + BASH_REMATCH[2])) skipped=$((skipped + BASH_REMATCH[3]))
+      else
+        failed=$((failed + 1))
+      fi
       ;;
     sanitizers)
       # Heap checks and undefined behaviour, then data races, over the engine without torch.
@@ -70,12 +82,18 @@ for stage in $stages; do
       ;;
     fuzz)
       say "Fuzz targets, ${FUZZ_SECONDS:=60} s each"
+      # New random cases on every run; a finding leaves its bytes in build/fuzz, to be kept in fuzz/seeds/differential.
+      if build/fuzz/fuzz_differential_replay --seconds "$FUZZ_SECONDS" --keep build/fuzz; then
+        passed=$((passed + 1))
+      else
+        failed=$((failed + 1))
+      fi
       if engine_build build-fuzz -DVMOBA_FUZZ=ON -DVMOBA_TESTS=OFF -DCMAKE_C_COMPILER=clang-14 -DCMAKE_CXX_COMPILER=clang++-14; then
-        for name in fuzz_safetensors fuzz_config fuzz_selection; do
+        for name in fuzz_safetensors fuzz_config fuzz_selection fuzz_differential; do
           target=build-fuzz/fuzz/$name
           mkdir -p "$log/$name"
           (
-            "$target" -max_total_time="$FUZZ_SECONDS" -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 "$log/$name" "build-fuzz/fuzz/corpus/${name#fuzz_}" \
+            "$target" -max_total_time="$FUZZ_SECONDS" -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 "$log/$name" "build-fuzz/fuzz/corpus/${name#fuzz_}" \
               >"$log/$name.log" 2>&1
             echo $? >"$log/$name.rc"
           ) &
@@ -97,11 +115,12 @@ for stage in $stages; do
       fi
       ;;
     *)
-      echo "scripts/test.sh: unknown stage '$stage'; use cpp, python, sanitizers, fuzz" >&2
+      echo "scripts/test.sh: unknown stage '$stage'; use cpp, python, instructions, sanitizers, fuzz" >&2
       exit 2
       ;;
   esac
 done
 echo
+printf '%s\n' "${closing[@]}"
 echo "$passed passed, $failed failed, $skipped skipped"
 ((failed == 0 && passed > 0))

@@ -7,8 +7,8 @@
 namespace vmoba {
 namespace {
 
-std::string sentence(const std::string& argument, const std::string& value, const std::string& rule,
-                     const std::string& way_out) {
+std::string text_of(const std::string& argument, const std::string& value, const std::string& rule,
+                    const std::string& way_out) {
   std::string text = "vmoba: " + argument;
   if (!value.empty()) text += " = " + value;
   if (!rule.empty()) text += " " + rule;
@@ -19,7 +19,7 @@ std::string sentence(const std::string& argument, const std::string& value, cons
 }  // namespace
 
 Error::Error(Kind kind, std::string argument, std::string value, std::string rule, std::string way_out)
-    : std::runtime_error(sentence(argument, value, rule, way_out)),
+    : std::runtime_error(text_of(argument, value, rule, way_out)),
       kind_(kind),
       argument_(std::move(argument)),
       value_(std::move(value)),

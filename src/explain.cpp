@@ -57,9 +57,43 @@ std::string quantity(double value, const char* unit) {
   return buffer;
 }
 
+Explanation::Expected expected(const CostModel& costs, const Problem& problem, Direction direction,
+                               std::int64_t threads) {
+  Explanation::Expected out;
+  out.time = predict(costs, problem, direction, threads);
+  out.break_even_tokens = break_even_tokens(costs, problem, direction, threads);
+  out.crossover_density = crossover_density(costs, problem, direction, threads);
+  out.quicker = sparse_pays(costs, problem, direction, threads) ? "sparse" : "dense";
+  return out;
+}
+
+std::string seconds(double value) {
+  char buffer[48];
+  std::snprintf(buffer, sizeof buffer, "%.3g %s",
+                value < 1e-3 ? value * 1e6
+                : value < 1  ? value * 1e3
+                             : value,
+                value < 1e-3 ? "us"
+                : value < 1  ? "ms"
+                             : "s");
+  return buffer;
+}
+
+std::string expected_words(const Explanation::Expected& e) {
+  char buffer[200];
+  std::snprintf(buffer, sizeof buffer, "%s is quicker: dense %s, sparse %s (selection %s) at density %.3f",
+                e.quicker.c_str(), seconds(e.time.dense).c_str(), seconds(e.time.sparse()).c_str(),
+                seconds(e.time.select).c_str(), e.time.density);
+  std::string text = buffer;
+  text += e.break_even_tokens ? "; break-even at " + number(*e.break_even_tokens) + " tokens"
+                              : "; sparse does not win at any number of tokens";
+  std::snprintf(buffer, sizeof buffer, ", at density %.2f", e.crossover_density);
+  return text + buffer;
+}
+
 }  // namespace
 
-Explanation explain(const Problem& problem, const Execution& execution) {
+Explanation explain(const Problem& problem, const Execution& execution, const CostModel* costs) {
   Explanation e;
   for (const Backend& backend : backends()) {
     std::string reason = backend.unavailable();
@@ -92,6 +126,10 @@ Explanation explain(const Problem& problem, const Execution& execution) {
   }
   if (std::holds_alternative<Dense>(problem.policy())) e.gate_flops = 0;
   e.selection_bytes = Selection::word_count(problem) * 8;
+  const CostModel& model = costs ? *costs : default_costs(e.backend);
+  e.costs = model.backend;
+  e.forward = expected(model, problem, Direction::forward, execution.threads);
+  e.training = expected(model, problem, Direction::forward_backward, execution.threads);
   e.path = selects_all(problem) ? "dense: the policy keeps every block whatever the data" : "sparse";
   return e;
 }
@@ -112,6 +150,9 @@ std::string to_text(const Explanation& e) {
       {"gates", quantity(e.gate_flops, "FLOP")},
       {"selection", quantity(static_cast<double>(e.selection_bytes), "B")},
       {"scratch", quantity(static_cast<double>(e.scratch_bytes), "B")},
+      {"expected time", "by the costs of " + e.costs},
+      {"  forward", expected_words(e.forward)},
+      {"  with backward", expected_words(e.training)},
   };
   for (const Explanation::Refusal& refusal : e.backends) {
     lines.push_back({"  " + refusal.backend, refusal.reason.empty() ? "takes it" : refusal.reason});

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "text.hpp"
+#include "vmoba/backend.hpp"
 #include "vmoba/error.hpp"
 
 namespace vmoba {
@@ -20,6 +21,19 @@ Policy query_top(std::int64_t k) { return TopK{.k = k, .scope = Scope::query}; }
 Block frames(std::int64_t t) { return {t, full, full}; }
 Block columns(std::int64_t y, std::int64_t x) { return {full, y, x}; }
 
+Direction direction_of(Schedule::Use use) {
+  return use == Schedule::Use::training ? Direction::forward_backward : Direction::forward;
+}
+
+const CostModel& costs_here(const Problem& problem) { return default_costs(choose_backend(problem, {}).name); }
+
+// A break-even looks at the number of blocks only: a tiny grid has as many as a preset's.
+std::int64_t usual_break_even(Schedule::Use use) {
+  const Problem problem({.grid = {6, 6, 2}, .block = {1, 1, 1}, .heads = 12, .dim = 128});
+  return break_even_tokens(costs_here(problem), problem, direction_of(use))
+      .value_or(std::numeric_limits<std::int64_t>::max());
+}
+
 void check_schedule(const Schedule& s, std::int64_t steps) {
   if (!(s.dense_fraction >= 0 && s.dense_fraction <= 1)) {
     throw_argument("schedule.dense_fraction", number(s.dense_fraction), "is not a share of the steps", "use 0..1");
@@ -28,7 +42,8 @@ void check_schedule(const Schedule& s, std::int64_t steps) {
     throw_argument("schedule.dense_steps", number(*s.dense_steps), "is negative", "use 0 or more");
   }
   if (s.refresh < 1) throw_argument("schedule.refresh", number(s.refresh), "is not a number of steps", "use 1 or more");
-  if (s.min_tokens < 0) throw_argument("schedule.min_tokens", number(s.min_tokens), "is negative", "use 0 or more");
+  if (s.min_tokens < 0 && s.min_tokens != Schedule::automatic)
+    throw_argument("schedule.min_tokens", number(s.min_tokens), "is negative", "use 0 or more, or automatic");
   if (steps < 0) throw_argument("steps", number(steps), "is negative", "use 0 or more");
 }
 
@@ -44,8 +59,17 @@ std::int64_t Schedule::first_sparse_step(std::int64_t steps) const {
 
 bool Schedule::dense(std::int64_t step, std::int64_t steps, std::int64_t layer, std::int64_t tokens, Use use) const {
   check_schedule(*this, steps);
-  if (tokens < min_tokens || dense_layers.contains(layer)) return true;
-  return use == Use::sampling && step < first_sparse_step(steps);
+  if (dense_layers.contains(layer) || (use == Use::sampling && step < first_sparse_step(steps))) return true;
+  return tokens < (min_tokens == automatic ? usual_break_even(use) : min_tokens);
+}
+
+bool Schedule::dense(std::int64_t step, std::int64_t steps, std::int64_t layer, const Problem& problem, Use use,
+                     const CostModel* costs, std::int64_t threads) const {
+  if (min_tokens != automatic) return dense(step, steps, layer, problem.sample(0).tokens(), use);
+  Schedule rest = *this;
+  rest.min_tokens = 0;
+  return rest.dense(step, steps, layer, problem.sample(0).tokens(), use) ||
+         !sparse_pays(costs ? *costs : costs_here(problem), problem, direction_of(use), threads);
 }
 
 bool Schedule::refreshes(std::int64_t step, std::int64_t steps) const {

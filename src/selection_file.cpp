@@ -11,6 +11,10 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <istream>
 #include <ostream>
 #include <string>
@@ -211,6 +215,19 @@ Selection Selection::load(std::istream& stream, const std::string& name) {
     for (std::int64_t i = 1; i <= heads * shape.keys->blocks(); ++i) {
       if (selection.words_of(b, 0, 0)[i * shape.words() - 1] & unused) reader.refuse("holds bits beyond its rows");
     }
+  }
+  return selection;
+}
+
+Selection Selection::load_file(const std::string& path) {
+  const char* const way_out = "give a file that save wrote";
+  std::error_code unknown;
+  if (std::filesystem::is_directory(path, unknown)) throw_file(path, "is a folder", way_out);
+  std::ifstream stream(path, std::ios::binary);
+  if (!stream) throw_file(path, std::string("cannot be read (") + std::strerror(errno) + ")", way_out);
+  Selection selection = load(stream, path);
+  if (stream.peek() != std::ifstream::traits_type::eof()) {
+    throw_file(path, "goes on after the selection's end", way_out);
   }
   return selection;
 }

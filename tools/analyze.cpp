@@ -204,7 +204,9 @@ int analyze(const Options& options, const CLI::App& command) {
       if (const auto spec = dit::sparse_call(plan, layer, grid, {})) chosen[layer] = choose(*spec, q, k, grid);
       bar.advance();
     });
-    checkpoint.model->forward(noisy, torch::full({1}, 1000 * options.sigma), context);
+    const at::Tensor velocity = checkpoint.model->forward(noisy, torch::full({1}, 1000 * options.sigma), context);
+    if (!at::isfinite(velocity).all().item<bool>())
+      throw_file(checkpoint.folder, "gives values that are not finite", "use another checkpoint");
   }
   if (layers.empty() || layers[0].heads.empty())
     throw Error(Error::Kind::unsupported, "--checkpoint", options.checkpoint, "gave no queries and keys to look at",

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// vmoba check: every backend that runs here against the reference, over ragged problems; the comparison is that of the
-// tests.
+// vmoba check: every backend that runs here against the reference, over ragged problems, judged as in the tests.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <memory>
 
-#include "support/compare.hpp"
-#include "support/problems.hpp"
-#include "support/selections.hpp"
+#include "check/compare.hpp"
+#include "check/problems.hpp"
+#include "check/selections.hpp"
 #include "tools/output.hpp"
 #include "tools/parse.hpp"
 #include "tools/verb.hpp"
@@ -21,9 +20,8 @@ namespace {
 
 // Errors of one result over all problems of a dtype, beside those of the naive computation in the same dtype.
 struct Quantity {
-  const char* name;
-  double factor;  // of the naive computation's error that is allowed
-  test::Tensor test::Tensors::*tensor;
+  std::string name;
+  double factor;                                        // of the naive computation's error that is allowed
   double l2 = 0, naive_l2 = 0, row = 0, naive_row = 0;  // worst over problems
   double used = 0;                                      // largest share of a problem's budget
   std::int64_t special = 0, failures = 0;
@@ -31,11 +29,7 @@ struct Quantity {
 
 struct Verdict {
   std::string backend, dtype;
-  std::vector<Quantity> quantities{{"out", 2, &test::Tensors::out},
-                                   {"lse", 2, &test::Tensors::lse},
-                                   {"dq", 3, &test::Tensors::dq},
-                                   {"dk", 3, &test::Tensors::dk},
-                                   {"dv", 3, &test::Tensors::dv}};
+  std::vector<Quantity> quantities;
   std::int64_t problems = 0, refused = 0;
   std::int64_t pairs = 0, in_band = 0, wrong = 0;  // of selections
   std::int64_t unstable = 0;                       // problems whose bits depend on the number of threads
@@ -94,32 +88,21 @@ void compare(const ProblemOptions& options, std::uint64_t seed, ThreadPool& pool
 
   const Selection* given = std::holds_alternative<Dense>(problem.policy()) ? nullptr : &selection;
   test::run(problem, given, tensors, execution);
-  test::Tensors rounded = tensors;
-  test::run(problem, given, rounded, {.backend = "reference"});
-  const test::Tensors truth = test::truth(problem, given, tensors), naive = test::naive(problem, given, tensors);
-  for (Quantity& quantity : verdict.quantities) {
-    const test::Tensor &ours = tensors.*quantity.tensor, &exact = truth.*quantity.tensor,
-                       &rough = naive.*quantity.tensor;
-    const DType dtype = quantity.tensor == &test::Tensors::lse ? problem.lse_dtype() : problem.dtype();
-    const test::Difference own = test::difference(ours, exact), theirs = test::difference(rough, exact);
-    const test::Difference best = test::difference(rounded.*quantity.tensor, exact);
-    const double floor = test::unit_roundoff(dtype);
-    quantity.l2 = std::max(quantity.l2, own.relative_l2);
-    quantity.naive_l2 = std::max(quantity.naive_l2, theirs.relative_l2);
-    quantity.row = std::max(quantity.row, own.worst_row);
-    quantity.naive_row = std::max(quantity.naive_row, theirs.worst_row);
-    quantity.special += own.special;
-    // In a problem of a few rows the naive computation can be lucky, even beyond what storing out in the dtype leaves
-    // of exact gradients: the budget counts no error below that of the reference with outputs of the dtype.
-    const double l2 = own.relative_l2 / (quantity.factor * std::max({theirs.relative_l2, best.relative_l2, floor}));
-    const double row = own.worst_row / (quantity.factor * std::max({theirs.worst_row, best.worst_row, 2 * floor}));
-    quantity.used = std::max({quantity.used, l2, row});
-    if (own.special > 0 || !(l2 <= 1) || !(row <= 1)) {
+  const std::vector<test::Verdict> judged = test::judge(tensors, test::Standard(problem, given, tensors));
+  if (verdict.quantities.empty())
+    for (const test::Verdict& one : judged) verdict.quantities.push_back({.name = one.of, .factor = one.factor});
+  for (std::size_t i = 0; i < judged.size(); ++i) {
+    const test::Verdict& one = judged[i];
+    Quantity& quantity = verdict.quantities[i];
+    quantity.l2 = std::max(quantity.l2, one.ours.relative_l2);
+    quantity.naive_l2 = std::max(quantity.naive_l2, one.naive.relative_l2);
+    quantity.row = std::max(quantity.row, one.ours.worst_row);
+    quantity.naive_row = std::max(quantity.naive_row, one.naive.worst_row);
+    quantity.used = std::max(quantity.used, one.used());
+    quantity.special += one.ours.special;
+    if (!one.passed()) {
       ++quantity.failures;
-      verdict.messages.push_back(fmt::format(
-          "{}: relative L2 {:.3g} ({:.0f} % of the budget), worst row {:.3g} ({:.0f} %), {} elements differ in being "
-          "NaN or infinite ({})",
-          quantity.name, own.relative_l2, 100 * l2, own.worst_row, 100 * row, own.special, words));
+      verdict.messages.push_back(test::words(one) + "(" + words + ")");
     }
   }
 
@@ -128,8 +111,7 @@ void compare(const ProblemOptions& options, std::uint64_t seed, ThreadPool& pool
   const Selection chosen_alone = select(problem, alone.q, alone.k, {.backend = verdict.backend});
   test::run(problem, given, alone, {.backend = verdict.backend});
   bool same = chosen_alone == selection;
-  for (const Quantity& quantity : verdict.quantities)
-    same = same && (alone.*quantity.tensor).same_bits(tensors.*quantity.tensor);
+  for (const test::Verdict& one : judged) same = same && (alone.*one.tensor).same_bits(tensors.*one.tensor);
   if (!same) {
     ++verdict.unstable;
     verdict.messages.push_back(fmt::format("bits differ between 1 and {} threads ({})", pool.threads(), words));
@@ -177,6 +159,11 @@ Run setup_check(CLI::App& command) {
       ->capture_default_str();
   command.add_option("--seed", options->seed, "seed of the random problems")->capture_default_str();
   command.add_flag("--json", options->json, "for machines");
+  command.footer(
+      "A result fails where it errs, over all its elements or in its worst row, by more than 2x (out, lse) or 3x\n"
+      "(gradients) what the naive computation errs by in the same dtype: its error as measured, or as expected of "
+      "fp32\n"
+      "(few rows are luck), or that of exact results stored in the dtype, whichever is largest.");
   return [options] {
     std::vector<std::string> names;
     if (!options->backend.empty()) {

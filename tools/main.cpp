@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "io/file.hpp"
 #include "tools/output.hpp"
 #include "tools/verb.hpp"
 #include "vmoba/error.hpp"
@@ -50,6 +51,10 @@ int fail(const std::string& message, int code) {
 int exit_of(const Error& error) { return error.kind() == Error::Kind::file ? exit_file : exit_usage; }
 
 int run(int argc, char** argv) {
+  // Prompts and paths go into records, which are UTF-8.
+  for (int i = 1; i < argc; ++i)
+    if (!io::is_utf8(argv[i]))
+      return fail(fmt::format("argument {} is not UTF-8 text; write it as UTF-8, or rename the file", i), exit_usage);
   CLI::App app{"vmoba: sparse attention for video diffusion transformers"};
   app.name("vmoba");
   app.set_version_flag("--version", fmt::format("vmoba {} ({})", machine().version, machine().commit));

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <optional>
 
+#include "io/file.hpp"
 #include "tools/output.hpp"
 #include "vmoba/error.hpp"
 
@@ -208,6 +209,11 @@ ProblemOptions CallOptions::problem() const {
     throw_argument("--text-at", text_at, "is neither front nor rear", "use front or rear");
   out.text.at = text_at == "front" ? Text::At::front : Text::At::rear;
   return out;
+}
+
+std::optional<CostModel> read_costs(const std::string& path) {
+  if (path.empty()) return {};
+  return parse_costs(io::read_file(path, 65536), path);
 }
 
 std::int64_t thread_count(std::int64_t threads) {

@@ -4,9 +4,11 @@
 
 #include <CLI/CLI.hpp>
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "vmoba/cost.hpp"
 #include "vmoba/preset.hpp"
 #include "vmoba/problem.hpp"
 
@@ -40,6 +42,8 @@ struct CallOptions {
   // Preset rows fill what --grid, --block and --policy leave out.
   ProblemOptions problem() const;
 };
+// The file that vmoba bench --fit --out writes; nothing for "". Throws Error (kind file).
+std::optional<CostModel> read_costs(const std::string& path);
 // threads > 0, or every core this process may use.
 std::int64_t thread_count(std::int64_t threads);
 

@@ -58,12 +58,13 @@ Schedule parse_schedule(const std::string& text, const std::string& option, Sche
     } else if (key == "dense_layers") {
       schedule.dense_layers = layers(value, '+', option);
     } else if (key == "min_tokens") {
-      schedule.min_tokens = whole(value, option, text);
+      schedule.min_tokens = value == "auto" ? Schedule::automatic : whole(value, option, text);
     } else if (key == "refresh") {
       schedule.refresh = whole(value, option, text);
     } else {
       throw_argument(option, text, "has '" + key + "', which is no part of a schedule",
-                     "use dense_steps=N, dense_fraction=F, dense_layers=A+B, min_tokens=N, refresh=N, apart by commas");
+                     "use dense_steps=N, dense_fraction=F, dense_layers=A+B, min_tokens=N or auto, refresh=N, apart by "
+                     "commas");
     }
   }
   return schedule;
@@ -79,13 +80,17 @@ void PlanOptions::declare(CLI::App& command, const char* when_left_out) {
                   "@POLICY for its own policy; left out: ") +
           default_cycle);
   command.add_option("--dense-layers", dense_layers, "layers that stay dense, for example 0,3");
-  command.add_option("--min-tokens", min_tokens, "below so many tokens everything is dense");
+  command.add_option("--min-tokens", min_tokens,
+                     std::string("below so many tokens everything is dense; auto: a layer is dense where sparse is not "
+                                 "predicted to be quicker") +
+                         (default_min_tokens == Schedule::automatic ? "; left out: auto" : "; left out: 0"));
+  command.add_option("--cost", costs, "costs that auto predicts from, written by vmoba bench --fit --out");
   command.add_option("--dense-path", dense_path,
                      "who computes dense attention: auto (measured once), sdpa (torch), engine");
 }
 
 bool PlanOptions::given(const CLI::App& command) const {
-  for (const char* option : {"--policy", "--cycle", "--dense-layers", "--min-tokens", "--dense-path"})
+  for (const char* option : {"--policy", "--cycle", "--dense-layers", "--min-tokens", "--dense-path", "--cost"})
     if (command.get_option(option)->count() > 0) return true;
   return !schedule.empty();
 }
@@ -137,8 +142,14 @@ dit::AttentionPlan PlanOptions::plan(const CLI::App& command, const dit::Attenti
   }
   if (command.get_option("--dense-layers")->count() > 0)
     plan.schedule.dense_layers = layers(dense_layers, ',', "--dense-layers");
-  if (command.get_option("--min-tokens")->count() > 0) plan.schedule.min_tokens = min_tokens;
+  if (base == nullptr || base->dense) plan.schedule.min_tokens = default_min_tokens;
+  if (!min_tokens.empty())
+    plan.schedule.min_tokens =
+        min_tokens == "auto" ? Schedule::automatic : whole(min_tokens, "--min-tokens", min_tokens);
   if (!schedule.empty()) plan.schedule = parse_schedule(schedule, "--schedule", plan.schedule);
+  if (plan.costs = read_costs(costs); plan.costs && (plan.dense || plan.schedule.min_tokens != Schedule::automatic))
+    throw_argument("--cost", costs, "has no effect unless min_tokens is auto in a sparse plan",
+                   "leave it out, or add --min-tokens auto");
   using Path = dit::AttentionPlan::DensePath;
   if (!dense_path.empty()) {
     if (dense_path != "auto" && dense_path != "sdpa" && dense_path != "engine")

@@ -103,8 +103,6 @@ Contexts contexts_of(const Options& options, dit::Checkpoint& checkpoint) {
   if (!options.prompt_file.empty())
     for (const std::string& prompt : dit::read_prompts(options.prompt_file)) contexts.prompts.push_back(prompt);
   if (contexts.prompts.empty()) contexts.prompts.emplace_back();
-  for (const std::string& prompt : contexts.prompts)
-    if (!io::is_utf8(prompt)) throw_argument("--prompt", "a prompt", "is not UTF-8 text", "write it as UTF-8");
   if (checkpoint.text.is_empty()) {
     throw_file(checkpoint.folder, "has no text_embedding.safetensors, so it cannot read prompts",
                "give --embedding FILE with the text encoder's output [L, " + std::to_string(width) + "]");
@@ -134,6 +132,9 @@ bool sample_way(const Options& options, dit::Checkpoint& checkpoint, const Conte
           return interrupts.load() == 0;
         });
     if (!sampled.latents.defined()) return false;
+    // NaN would decode to a black clip.
+    if (!at::isfinite(sampled.latents).all().item<bool>())
+      throw_file(checkpoint.folder, "gives latents that are not finite", "use another checkpoint, or less guidance");
     way.seconds += sampled.seconds;
     for (std::size_t i = 0; i < sampled.steps.size(); ++i) {
       if (i == way.steps.size()) {
@@ -318,10 +319,11 @@ Run setup_sample(CLI::App& command) {
       ->capture_default_str();
   command.add_option("--seed", options->sample.seed, "clip i starts from noise of seed + i")->capture_default_str();
   command.add_option("--batch", options->batch, "prompts sampled together")->capture_default_str();
+  options->plan.default_min_tokens = Schedule::automatic;
   options->plan.declare(command, "as in training");
-  command.add_option(
-      "--schedule", options->plan.schedule,
-      "dense_steps=N, dense_fraction=F (default 0.25), dense_layers=A+B, min_tokens=N, refresh=N, apart by commas");
+  command.add_option("--schedule", options->plan.schedule,
+                     "dense_steps=N, dense_fraction=F (default 0.25), dense_layers=A+B, min_tokens=N or auto, "
+                     "refresh=N, apart by commas");
   command.add_flag("--compare", options->compare,
                    "dense and sparse from the same seed: clips side by side, PSNR, SSIM, times");
   command.add_flag("--ema", options->ema, "use the averaged weights");

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <fstream>
 #include <memory>
 
 #include "tools/output.hpp"
@@ -44,9 +43,7 @@ Run setup_show(CLI::App& command) {
   command.add_option("--cell", options->cell, "pixels of one block; about 320 a picture when left out");
   command.add_flag("--json", options->json, "print density and counts for machines");
   return [options] {
-    std::ifstream stream(options->file, std::ios::binary);
-    if (!stream) throw_file(options->file, "cannot be opened", "give a file that Selection::save wrote");
-    const Selection selection = Selection::load(stream, options->file).by_token();
+    const Selection selection = Selection::load_file(options->file).by_token();
     if (options->sample < 0 || options->sample >= selection.batch())
       throw_argument("--sample", std::to_string(options->sample), "is not in the file",
                      fmt::format("use 0..{}", selection.batch() - 1));

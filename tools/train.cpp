@@ -40,6 +40,7 @@ void declare(CLI::App& command, Options& options) {
   command.add_option("--out", options.train.out, "folder of the run: metrics.jsonl, checkpoints/")->required();
   command.add_flag("--resume", options.train.resume,
                    "continue the newest checkpoint of --out; what is left out stays as it was");
+  options.plan.default_min_tokens = Schedule::automatic;
   options.plan.declare(command, "threshold:0.25");
   dit::visit_fields(options.train, [&](const char* name, auto& field, const char* help, dit::Role) {
     using Field = std::remove_reference_t<decltype(field)>;

@@ -84,15 +84,6 @@ struct AttendBackward : torch::autograd::Function<AttendBackward> {
 
 }  // namespace
 
-Tensor select(const Tensor& q, const Tensor& k, c10::SymIntArrayRef grid, at::IntArrayRef block,
-              std::string_view policy, double amount, std::string_view scope, std::int64_t min_blocks,
-              std::optional<std::int64_t> max_blocks, c10::SymInt text, std::string_view text_at,
-              std::string_view backend) {
-  const at::AutoDispatchBelowADInplaceOrView below;
-  return call::select(q, k, grid, block, policy, amount, scope, min_blocks, max_blocks, std::move(text), text_at,
-                      backend);
-}
-
 Pair attend(const Tensor& q, const Tensor& k, const Tensor& v, const std::optional<Tensor>& bits,
             c10::SymIntArrayRef grid, at::IntArrayRef block, std::optional<double> scale, c10::SymInt text,
             std::string_view text_at, const std::optional<Tensor>& valid, std::string_view backend) {

@@ -40,8 +40,18 @@ json json_of(const Schedule& schedule) {
   return {{"dense_fraction", schedule.dense_fraction},
           {"dense_steps", schedule.dense_steps ? json(*schedule.dense_steps) : json()},
           {"dense_layers", schedule.dense_layers},
-          {"min_tokens", schedule.min_tokens},
+          {"min_tokens", schedule.min_tokens == Schedule::automatic ? json("auto") : json(schedule.min_tokens)},
           {"refresh", schedule.refresh}};
+}
+
+json json_of(const Explanation::Expected& e) {
+  return {{"density", e.time.density},
+          {"select_seconds", e.time.select},
+          {"sparse_seconds", e.time.sparse()},
+          {"dense_seconds", e.time.dense},
+          {"break_even_tokens", e.break_even_tokens ? json(*e.break_even_tokens) : json()},
+          {"crossover_density", e.crossover_density},
+          {"quicker", e.quicker}};
 }
 
 DType dtype_named(const std::string& text) {
@@ -122,13 +132,16 @@ std::string explain_json(at::IntArrayRef grid, at::IntArrayRef block, const std:
                 {"selection_bytes", what.selection_bytes},
                 {"scratch_bytes", what.scratch_bytes},
                 {"path", what.path},
+                {"costs", what.costs},
+                {"forward", json_of(what.forward)},
+                {"training", json_of(what.training)},
                 {"text", to_text(what)}}
         .dump();
   });
 }
 
 std::tuple<bool, bool, std::int64_t> schedule(double dense_fraction, std::optional<std::int64_t> dense_steps,
-                                              at::IntArrayRef dense_layers, std::int64_t min_tokens,
+                                              at::IntArrayRef dense_layers, std::optional<std::int64_t> min_tokens,
                                               std::int64_t refresh, std::int64_t step, std::int64_t steps,
                                               std::int64_t layer, std::int64_t tokens, const std::string& use) {
   return translated([&] {
@@ -136,7 +149,7 @@ std::tuple<bool, bool, std::int64_t> schedule(double dense_fraction, std::option
     plan.dense_fraction = dense_fraction;
     plan.dense_steps = dense_steps;
     plan.dense_layers = {dense_layers.begin(), dense_layers.end()};
-    plan.min_tokens = min_tokens;
+    plan.min_tokens = min_tokens.value_or(Schedule::automatic);
     plan.refresh = refresh;
     if (use != "sampling" && use != "training") {
       throw_argument("use", "\"" + use + "\"", "is not a use", "use \"sampling\" or \"training\"");

@@ -36,8 +36,9 @@ std::string explain_json(at::IntArrayRef grid, at::IntArrayRef block, const std:
                          const std::string& dtype, std::optional<double> scale, std::int64_t text,
                          const std::string& text_at, const std::string& backend);
 // Schedule::dense, Schedule::refreshes and Schedule::first_sparse_step at once. use: "sampling" or "training".
+// min_tokens left out: automatic.
 std::tuple<bool, bool, std::int64_t> schedule(double dense_fraction, std::optional<std::int64_t> dense_steps,
-                                              at::IntArrayRef dense_layers, std::int64_t min_tokens,
+                                              at::IntArrayRef dense_layers, std::optional<std::int64_t> min_tokens,
                                               std::int64_t refresh, std::int64_t step, std::int64_t steps,
                                               std::int64_t layer, std::int64_t tokens, const std::string& use);
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // TORCH_LIBRARY(vmoba): schemas and their kernels, and the same operators as C++ functions.
 #include <ATen/ATen.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
 #include "torch/describe.hpp"
@@ -10,11 +9,6 @@
 
 namespace vmoba::ops {
 namespace {
-
-template <class Signature>
-c10::TypedOperatorHandle<Signature> handle(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
 
 std::vector<c10::SymInt> symbolic(const std::vector<std::int64_t>& numbers) { return {numbers.begin(), numbers.end()}; }
 
@@ -36,33 +30,6 @@ void refuse_device(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 }
 
 }  // namespace
-
-namespace call {
-
-Tensor select(const Tensor& q, const Tensor& k, c10::SymIntArrayRef grid, at::IntArrayRef block,
-              std::string_view policy, double amount, std::string_view scope, std::int64_t min_blocks,
-              std::optional<std::int64_t> max_blocks, c10::SymInt text, std::string_view text_at,
-              std::string_view backend) {
-  static const auto op = handle<decltype(select)>("vmoba::select");
-  return op.call(q, k, grid, block, policy, amount, scope, min_blocks, max_blocks, std::move(text), text_at, backend);
-}
-
-Pair attend(const Tensor& q, const Tensor& k, const Tensor& v, const std::optional<Tensor>& bits,
-            c10::SymIntArrayRef grid, at::IntArrayRef block, std::optional<double> scale, c10::SymInt text,
-            std::string_view text_at, const std::optional<Tensor>& valid, std::string_view backend) {
-  static const auto op = handle<decltype(attend)>("vmoba::attend");
-  return op.call(q, k, v, bits, grid, block, scale, std::move(text), text_at, valid, backend);
-}
-
-Triple attend_backward(const Tensor& dout, const std::optional<Tensor>& dlse, const Tensor& q, const Tensor& k,
-                       const Tensor& v, const Tensor& out, const Tensor& lse, const std::optional<Tensor>& bits,
-                       c10::SymIntArrayRef grid, at::IntArrayRef block, std::optional<double> scale, c10::SymInt text,
-                       std::string_view text_at, const std::optional<Tensor>& valid, std::string_view backend) {
-  static const auto op = handle<decltype(attend_backward)>("vmoba::attend_backward");
-  return op.call(dout, dlse, q, k, v, out, lse, bits, grid, block, scale, std::move(text), text_at, valid, backend);
-}
-
-}  // namespace call
 
 Pair attention_operator(const Tensor& q, const Tensor& k, const Tensor& v, c10::SymIntArrayRef grid,
                         at::IntArrayRef block, std::string_view policy, double amount, std::string_view scope,
@@ -147,7 +114,7 @@ TORCH_LIBRARY(vmoba, library) {
       "str",
       &ops::explain_json);
   library.def(
-      "schedule(float dense_fraction, int? dense_steps, int[] dense_layers, int min_tokens, int refresh, int step, "
+      "schedule(float dense_fraction, int? dense_steps, int[] dense_layers, int? min_tokens, int refresh, int step, "
       "int steps, int layer, int tokens, str use) -> (bool dense, bool refreshes, int first_sparse_step)",
       &ops::schedule);
 }
@@ -165,9 +132,15 @@ TORCH_LIBRARY_IMPL(vmoba, Meta, library) {
 }
 
 TORCH_LIBRARY_IMPL(vmoba, Autograd, library) {
-  library.impl("select", &ops::autograd::select);
+  library.impl("select", torch::CppFunction::makeFallthrough());
   library.impl("attend", &ops::autograd::attend);
   library.impl("attend_backward", &ops::autograd::attend_backward);
+}
+
+TORCH_LIBRARY_IMPL(vmoba, AutocastCPU, library) {
+  library.impl("select", &ops::autocast::select);
+  library.impl("attend", &ops::autocast::attend);
+  library.impl("attention", &ops::autocast::attention);
 }
 
 TORCH_LIBRARY_IMPL(vmoba, CUDA, library) {

@@ -32,7 +32,7 @@ LatentCache::LatentCache(std::string folder, Log log) : folder_(std::move(folder
   try {
     io::make_directories(folder_);
   } catch (const Error& error) {
-    warn(write_warned_, std::string("latents are kept in memory only: ") + error.what());
+    warn(write_warned_, "latents are kept in memory only: " + std::string(error.sentence()));
     folder_.clear();
   }
 }
@@ -76,7 +76,7 @@ std::optional<at::Tensor> LatentCache::find(const CacheKey& key, std::int64_t ch
     return latents;
   } catch (const Error& error) {
     const std::lock_guard lock(mutex_);
-    warn(read_warned_, std::string("cached latents are made anew: ") + error.what());
+    warn(read_warned_, "cached latents are made anew: " + std::string(error.sentence()));
     return std::nullopt;
   }
 }
@@ -93,7 +93,7 @@ void LatentCache::store(const CacheKey& key, const at::Tensor& latents) {
     changed_ = true;
   } catch (const Error& error) {
     const std::lock_guard lock(mutex_);
-    warn(write_warned_, std::string("latents are kept in memory only: ") + error.what());
+    warn(write_warned_, "latents are kept in memory only: " + std::string(error.sentence()));
   }
 }
 
@@ -125,7 +125,7 @@ void LatentCache::write_manifest() {
                              2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) +
                              "\n");
   } catch (const Error& error) {
-    warn(write_warned_, std::string("the manifest of the latents is not kept: ") + error.what());
+    warn(write_warned_, "the manifest of the latents is not kept: " + std::string(error.sentence()));
   }
 }
 

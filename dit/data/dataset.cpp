@@ -262,7 +262,7 @@ void open_file(const Source& source, const Captions& captions, const std::string
     clip.train = both ? T - held : T;
     clip.validation = clip.train;
   } catch (const Error& error) {
-    clip.skipped = error.what();
+    clip.skipped = error.sentence();
   } catch (const std::bad_alloc&) {
     clip.skipped = path + ": needs more memory than there is";
   }
@@ -338,9 +338,7 @@ std::shared_ptr<Dataset> Dataset::open(const DataOptions& options, std::shared_p
                  "put .mp4, .webm, .mkv or .gif files there, or leave it out to train on rendered clips");
     }
   }
-  std::string cache_folder = options.cache;
-  if (cache_folder.empty() && !rendered) cache_folder = (fs::path(options.directory) / ".vmoba-cache").string();
-  LatentCache cache(cache_folder, options.log);
+  LatentCache cache(options.cache, options.log);
   const std::string transform = tokenizer->identity() + " " + number(options.fps) + " fps " +
                                 std::to_string(options.height) + "x" + std::to_string(options.width) +
                                 (rendered ? " render 1" : " read 1");

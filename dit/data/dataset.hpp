@@ -17,7 +17,7 @@ namespace vmoba::dit {
 
 struct DataOptions {
   std::string directory{};                 // "": rendered clips
-  std::string cache{};                     // folder for latents; "": directory/.vmoba-cache, or in memory when rendered / not writable
+  std::string cache{};                     // folder for latents; "": in memory. One that cannot be written: in memory, and a line of log
   double fps = 12;
   std::int64_t height = 192, width = 320;  // of the resized clip, before cropping
   std::array<std::int64_t, 3> crop{12, 12, 20};  // latent T, Y, X of a sample

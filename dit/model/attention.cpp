@@ -62,7 +62,8 @@ SelfAttentionImpl::SelfAttentionImpl(const Config& config)
 at::Tensor SelfAttentionImpl::attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                      const ForwardState& state, LayerCall& call) const {
   if (state.probe && !call.again) state.probe(call.layer, q, k);
-  const std::optional<ops::Spec> spec = sparse_call(state.plan, call.layer, state.grid, state.context);
+  const std::optional<ops::Spec> spec = sparse_call(state.plan, call.layer, state.grid, state.context,
+                                                    {.batch = q.size(0), .heads = q.size(2), .dim = q.size(3)});
   if (!spec) {
     if (state.density && !call.again) (*state.density)[call.layer] = 1;
     return dense(q, k, v, state);

@@ -47,6 +47,8 @@ struct AttentionPlan {
     torch_sdpa,
     engine
   } dense_path = DensePath::automatic;  // automatic: measured better one
+  // Of this machine, for a schedule with automatic min_tokens; nothing: those built in. Not part of a plan's JSON.
+  std::optional<CostModel> costs{};
 };
 AttentionPlan plan_of(const Preset& preset);
 

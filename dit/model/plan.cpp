@@ -2,6 +2,7 @@
 // What a layer's self-attention does at a step.
 #include "dit/model/plan.hpp"
 
+#include <ATen/Parallel.h>
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -50,8 +51,9 @@ void check_plan(const AttentionPlan& plan) {
   if (schedule.dense_steps && *schedule.dense_steps < 0) {
     throw_argument("schedule.dense_steps", std::to_string(*schedule.dense_steps), "must not be negative", "use 0");
   }
-  if (schedule.min_tokens < 0) {
-    throw_argument("schedule.min_tokens", std::to_string(schedule.min_tokens), "must not be negative", "use 0");
+  if (schedule.min_tokens < 0 && schedule.min_tokens != Schedule::automatic) {
+    throw_argument("schedule.min_tokens", std::to_string(schedule.min_tokens), "must not be negative",
+                   "use 0, or automatic");
   }
   if (schedule.refresh < 1) {
     throw_argument("schedule.refresh", std::to_string(schedule.refresh), "must be at least 1", "use 1");
@@ -67,16 +69,43 @@ void check_plan(const AttentionPlan& plan) {
 }
 
 std::optional<ops::Spec> sparse_call(const AttentionPlan& plan, std::int64_t layer, const Grid& grid,
-                                     const StepContext& context) {
+                                     const StepContext& context, const CallSize& size) {
   if (plan.dense) return {};
-  if (plan.schedule.dense(context.step, context.steps, layer, grid.tokens(), context.use)) return {};
   const LayerPolicy& entry = plan.cycle[(layer + plan.first) % static_cast<std::int64_t>(plan.cycle.size())];
   if (std::holds_alternative<Dense>(entry.policy)) return {};
+  const Schedule& schedule = plan.schedule;
+  if (schedule.min_tokens == Schedule::automatic) {
+    const Problem problem({.grid = grid,
+                           .block = clamped(entry.block, grid),
+                           .batch = size.batch,
+                           .heads = size.heads,
+                           .dim = size.dim,
+                           .policy = entry.policy});
+    if (schedule.dense(context.step, context.steps, layer, problem, context.use, plan.costs ? &*plan.costs : nullptr,
+                       at::get_num_threads()))
+      return {};
+  } else if (schedule.dense(context.step, context.steps, layer, grid.tokens(), context.use)) {
+    return {};
+  }
   ops::Spec spec;
   spec.grids = {grid};
   spec.block = clamped(entry.block, grid);
   spec.policy = entry.policy;
   return spec;
+}
+
+void resolve_min_tokens(AttentionPlan& plan, std::int64_t layers, const Grid& grid, const CallSize& size,
+                        Schedule::Use use) {
+  if (plan.schedule.min_tokens != Schedule::automatic) return;
+  if (!plan.dense) {
+    AttentionPlan asked = plan;
+    asked.schedule.dense_layers.clear();
+    // The last step of many: behind the dense steps of a sampling run.
+    const StepContext late{.use = use, .step = std::int64_t{1} << 20, .steps = (std::int64_t{1} << 20) + 1};
+    for (std::int64_t layer = 0; layer < layers; ++layer)
+      if (!sparse_call(asked, layer, grid, late, size)) plan.schedule.dense_layers.insert(layer);
+  }
+  plan.schedule.min_tokens = 0;
 }
 
 AttentionPlan::DensePath measure_dense_path(std::int64_t batch, std::int64_t tokens, std::int64_t heads,

@@ -19,13 +19,21 @@ void check_plan(const AttentionPlan& plan);
 // The engine call of one layer, or nothing when the plan makes the layer dense at this step. Extents of a block that
 // are larger than the grid's axis are cut to the axis (runs: to the grid), so that a preset serves other grids than its
 // own.
+struct CallSize {  // looked at by a schedule with automatic min_tokens
+  std::int64_t batch = 1, heads = 12, dim = 128;
+};
 std::optional<ops::Spec> sparse_call(const AttentionPlan& plan, std::int64_t layer, const Grid& grid,
-                                     const StepContext& context);
+                                     const StepContext& context, const CallSize& size = {});
+// Puts what automatic min_tokens decides for these layers into the plan's dense_layers, and 0 into min_tokens, so that
+// a run stays what it was on another machine. Does nothing when min_tokens is a number.
+void resolve_min_tokens(AttentionPlan& plan, std::int64_t layers, const Grid& grid, const CallSize& size,
+                        Schedule::Use use);
 
 // A plan as JSON, and back; what training configurations, checkpoints and the Python package exchange. Accepted:
 //   "dense" or null; the name of a preset, "wan-..."; or
 //   {"dense": false, "cycle": [{"block": [3, null, null] or {"run": 1024}, "policy": POLICY}, ...], "first": 0,
-//    "schedule": {"dense_fraction": 0.25, "dense_steps": null, "dense_layers": [], "min_tokens": 0, "refresh": 1},
+//    "schedule": {"dense_fraction": 0.25, "dense_steps": null, "dense_layers": [], "min_tokens": 0 or "auto",
+//                 "refresh": 1},
 //    "dense_path": "automatic" | "torch_sdpa" | "engine"}
 //   POLICY: {"name": "threshold" | "topk" | "dense", "amount": tau or k, "scope": "head", "min_blocks": 1,
 //   "max_blocks": null} (dense takes only its name into account);

@@ -119,8 +119,10 @@ void read_schedule(const json& value, const std::string& field, Schedule& schedu
     schedule.dense_layers.clear();
     for (const json& layer : v) schedule.dense_layers.insert(integer(layer, f));
   });
-  optional_field(value, field, "min_tokens",
-                 [&](const json& v, const std::string& f) { schedule.min_tokens = integer(v, f); });
+  optional_field(value, field, "min_tokens", [&](const json& v, const std::string& f) {
+    schedule.min_tokens = v == "auto" ? Schedule::automatic : integer(v, f);
+    if (v != "auto" && schedule.min_tokens < 0) refuse(f, v, "must be 0 or more, or \"auto\"");
+  });
   optional_field(value, field, "refresh",
                  [&](const json& v, const std::string& f) { schedule.refresh = integer(v, f); });
 }
@@ -228,7 +230,7 @@ std::string to_json(const AttentionPlan& plan) {
        {{"dense_fraction", schedule.dense_fraction},
         {"dense_steps", schedule.dense_steps ? json(*schedule.dense_steps) : json(nullptr)},
         {"dense_layers", schedule.dense_layers},
-        {"min_tokens", schedule.min_tokens},
+        {"min_tokens", schedule.min_tokens == Schedule::automatic ? json("auto") : json(schedule.min_tokens)},
         {"refresh", schedule.refresh}}},
       {"dense_path", std::string(path_names[static_cast<std::size_t>(plan.dense_path)])},
   };

@@ -45,7 +45,7 @@ Checkpoint load_checkpoint_for_sampling(const std::string& directory, bool avera
   if (averaged && !std::filesystem::exists(loaded.folder + "/config.json")) {
     throw_file(folder, "holds no averaged weights", "leave --ema out, or train with --ema 0.999");
   }
-  loaded.model = load_model(loaded.folder);
+  loaded.model = load_finite_model(loaded.folder);
   loaded.model->eval();
   if (has_text_embedding(loaded.folder)) {
     loaded.text = load_text_embedding(loaded.folder);

@@ -65,6 +65,15 @@ void save_weights(const std::string& folder, const CheckpointParts& parts) {
   if (parts.text != nullptr) save_text_embedding(*parts.text, folder);
 }
 
+void refuse_non_finite(const WanModel& model, const std::string& directory) {
+  const std::vector<std::string> names = non_finite_weights(model);
+  if (names.empty()) return;
+  throw_file(directory,
+             "holds weights that are not finite in tensor " + names[0] +
+                 (names.size() > 1 ? " and " + std::to_string(names.size() - 1) + " more" : ""),
+             "use an earlier checkpoint");
+}
+
 }  // namespace
 
 NamedTensors trained_weights(WanModel& model, TextEmbedding* text) {
@@ -127,6 +136,17 @@ std::string save_checkpoint(const std::string& out, const CheckpointState& state
   return path;
 }
 
+WanModel load_finite_model(const std::string& directory) {
+  WanModel model = load_model(directory);
+  refuse_non_finite(model, directory);
+  return model;
+}
+
+void load_finite_weights(WanModel& model, const std::string& directory) {
+  load_weights(model, directory);
+  refuse_non_finite(model, directory);
+}
+
 bool has_state(const std::string& directory) {
   std::error_code ignored;
   return fs::exists(directory + "/" + state_file, ignored);
@@ -186,10 +206,10 @@ void load_checkpoint(const std::string& directory, const CheckpointState& state,
   load_tensors(directory + "/" + optimizer_file, parts.optimizer->state());
   if (parts.averages != nullptr) {
     const WithAverages averaged(*parts.averages);
-    load_weights(*parts.model, directory + "/ema");
+    load_finite_weights(*parts.model, directory + "/ema");
     if (parts.text != nullptr) load_text_embedding_into(*parts.text, directory + "/ema");
   }
-  load_weights(*parts.model, directory);
+  load_finite_weights(*parts.model, directory);
   if (parts.text != nullptr) load_text_embedding_into(*parts.text, directory);
   parts.optimizer->set_steps(state.step);
 }

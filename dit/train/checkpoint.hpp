@@ -50,6 +50,11 @@ std::vector<std::string> checkpoints(const std::string& out);
 // Throws Error(kind file) when there is none.
 std::string find_checkpoint(const std::string& directory);
 
+// Weights to train or sample with: load_model and load_weights, and an Error(kind file) naming the folder and a tensor
+// when any holds NaN or infinity.
+WanModel load_finite_model(const std::string& directory);
+void load_finite_weights(WanModel& model, const std::string& directory);
+
 bool has_state(const std::string& directory);
 CheckpointState read_state(const std::string& directory);
 // Loads every tensor of parts. Throws Error(kind file) naming the tensor and both shapes; nothing is changed by a file

@@ -25,7 +25,11 @@ using Gloo = c10::intrusive_ptr<c10d::ProcessGroupGloo>;
 Gloo make_gloo(const c10::intrusive_ptr<c10d::Store>& store, std::int64_t rank, std::int64_t size) {
   auto options = c10d::ProcessGroupGloo::Options::create();
   options->devices.push_back(c10d::ProcessGroupGloo::createDefaultDevice());
-  return c10::make_intrusive<c10d::ProcessGroupGloo>(store, static_cast<int>(rank), static_cast<int>(size), options);
+  auto gloo =
+      c10::make_intrusive<c10d::ProcessGroupGloo>(store, static_cast<int>(rank), static_cast<int>(size), options);
+  // A process that refuses its arguments and ends at once must not break the connections that others still make.
+  gloo->barrier()->wait();
+  return gloo;
 }
 
 // [P a, ...] -> [P a, ...]: rank r's i-th part becomes rank i's r-th.

@@ -109,7 +109,7 @@ TrainOptions parse_options(const std::string& source, const std::string& name) {
       try {
         options.plan = parse_plan(json.at("plan").dump());
       } catch (const Error& error) {
-        throw_file(name, std::string("holds an attention plan that is refused (") + error.what() + ")",
+        throw_file(name, "holds an attention plan that is refused (" + std::string(error.sentence()) + ")",
                    "use a file written by train");
       }
     }
@@ -128,6 +128,11 @@ TrainOptions parse_options(const std::string& source, const std::string& name) {
 void check_same_run(const TrainOptions& saved, TrainOptions asked) {
   // Which dense path is quicker was measured when the run began, and stays.
   if (asked.plan.dense_path == AttentionPlan::DensePath::automatic) asked.plan.dense_path = saved.plan.dense_path;
+  // So are the layers that automatic min_tokens made dense.
+  if (asked.plan.schedule.min_tokens == Schedule::automatic) {
+    asked.plan.schedule.min_tokens = saved.plan.schedule.min_tokens;
+    asked.plan.schedule.dense_layers = saved.plan.schedule.dense_layers;
+  }
   if (!asked.init.empty() && asked.init == saved.init) asked.model = saved.model;
   const Json before = Json::parse(options_json(saved)), now = Json::parse(options_json(asked));
   const auto compare = [&](const std::string& name) {

@@ -75,7 +75,7 @@ void visit_fields(Options& o, F&& f) {
   f("text-dim", o.model.text_dim, "width of the text embedding", Role::fixed);
 
   f("data", o.data.directory, "folder of videos; none: clips rendered by the program", Role::free);
-  f("cache", o.data.cache, "folder for latents; none: in the data folder, or in memory", Role::free);
+  f("cache", o.data.cache, "folder for latents that runs share; none: OUT/latents, or in memory when clips are rendered", Role::free);
   f("fps", o.data.fps, "frames a second that videos are sampled at", Role::fixed);
   f("height", o.data.height, "pixels that videos are resized to", Role::fixed);
   f("width", o.data.width, "pixels that videos are resized to", Role::fixed);

@@ -89,8 +89,12 @@ void load_tensors(const std::string& path, const NamedTensors& into) {
   }
   const torch::NoGradGuard no_grad;
   for (const auto& [name, tensor] : into) {
+    const at::Tensor read = read_tensor(file, name);
+    if (!at::isfinite(read).all().item<bool>()) {
+      throw_file(path, "holds values that are not finite in tensor " + name, "use an earlier checkpoint");
+    }
     at::Tensor target = tensor;
-    target.copy_(read_tensor(file, name));
+    target.copy_(read);
   }
 }
 

@@ -21,7 +21,8 @@ void save_tensors(const std::string& path, const NamedTensors& tensors,
 // A copy of one tensor in its own dtype.
 at::Tensor read_tensor(const io::SafetensorsFile& file, const std::string& name);
 // Copies values into the given tensors, whose names and shapes must be those of the file exactly; nothing is written
-// when one differs. Throws Error(kind file) naming the path, the tensor and both shapes.
+// when one differs. Throws Error(kind file) naming the path, the tensor and both shapes, or a tensor that holds NaN or
+// infinity.
 void load_tensors(const std::string& path, const NamedTensors& into);
 std::string shape_text(at::IntArrayRef shape);  // "[3, 4]"
 

@@ -135,10 +135,12 @@ struct Trainer::State {
     return tokens;
   }
 
-  // Rank 0 decodes and fills the cache; the others then read it.
+  // Rank 0 decodes and fills the cache; the others then read it. Latents lie with the run unless asked otherwise: the
+  // folder of videos may be precious or read-only, and a hidden one elsewhere would grow unseen.
   void open_data() {
     tokenizer = make_dct_tokenizer();
     DataOptions data = options.data;
+    if (data.cache.empty() && !data.directory.empty()) data.cache = options.out + "/latents";
     if (first_rank()) {
       data.log = callbacks.log;
       dataset = Dataset::open(data, tokenizer);
@@ -162,7 +164,7 @@ struct Trainer::State {
     if (uses_text) text = TextEmbedding(options.data.text_length, options.model.text_dim, options.seed);
     if (!options.init.empty() && !options.resume) {
       const std::string from = find_checkpoint(options.init);
-      load_weights(model, from);
+      load_finite_weights(model, from);
       if (uses_text && has_text_embedding(from)) load_text_embedding_into(text, from);
     }
     model->set_activation_checkpointing(options.activation_checkpointing);
@@ -194,6 +196,27 @@ struct Trainer::State {
     if (group) group->broadcast(path);
     options.plan.dense_path =
         path.item<float>() > 0.5F ? AttentionPlan::DensePath::engine : AttentionPlan::DensePath::torch_sdpa;
+  }
+
+  // What automatic min_tokens decides is decided once and kept with the run.
+  void resolve_min_tokens() {
+    if (options.plan.schedule.min_tokens != Schedule::automatic) return;
+    const std::int64_t layers = options.model.num_layers;
+    AttentionPlan plan = options.plan;
+    const auto [pt, py, px] = options.model.patch_size;
+    const auto& crop = options.data.crop;
+    dit::resolve_min_tokens(plan, layers, {crop[0] / pt, crop[1] / py, crop[2] / px},
+                            {.batch = options.batch / data_size(),
+                             .heads = options.model.num_attention_heads / options.sequence_parallel,
+                             .dim = options.model.attention_head_dim},
+                            Schedule::Use::training);
+    at::Tensor dense = at::zeros({layers});
+    for (const std::int64_t layer : plan.schedule.dense_layers)
+      if (layer < layers) dense[layer].fill_(1);
+    if (group) group->broadcast(dense);
+    for (std::int64_t layer = 0; layer < layers; ++layer)
+      if (dense[layer].item<float>() > 0.5F) options.plan.schedule.dense_layers.insert(layer);
+    options.plan.schedule.min_tokens = 0;
   }
 
   at::Tensor context_of(const Samples& batch, const std::vector<bool>& dropped) {
@@ -320,6 +343,7 @@ Trainer::Trainer(TrainOptions options, TrainCallbacks callbacks, std::shared_ptr
   io::make_directories(s.options.out);
   s.open_data();
   s.resolve_dense_path();
+  s.resolve_min_tokens();
   s.build_model();
   s.model->set_plan(s.options.plan);
   if (s.options.resume) s.continue_from(folder, saved);

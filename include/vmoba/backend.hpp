@@ -2,12 +2,14 @@
 // The table of backends, and what each says about a problem.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "vmoba/attention.hpp"
+#include "vmoba/cost.hpp"
 
 namespace vmoba {
 
@@ -43,8 +45,18 @@ struct Explanation {
   double gate_flops;                     // 2 S N H D
   std::int64_t selection_bytes, scratch_bytes;
   std::string path;                      // "sparse", or "dense" with the reason
+  // What the cost model expects (cost.hpp), of a forward and of a forward with its backward, on execution.threads.
+  struct Expected {
+    Prediction time;
+    std::optional<std::int64_t> break_even_tokens;  // nothing: dense is always quicker
+    double crossover_density = 0;                   // above it dense is quicker
+    std::string quicker;                            // "sparse" or "dense": what an automatic schedule takes
+  };
+  std::string costs;  // whose costs: "cpu:skylake"
+  Expected forward, training;
 };
-Explanation explain(const Problem& problem, const Execution& execution = {});
+// costs null: those built in for the chosen backend.
+Explanation explain(const Problem& problem, const Execution& execution = {}, const CostModel* costs = nullptr);
 std::string to_text(const Explanation& explanation);  // a table for people
 
 }  // namespace vmoba

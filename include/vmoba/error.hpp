@@ -23,6 +23,8 @@ class Error : public std::runtime_error {
   Error(Kind kind, std::string argument, std::string value, std::string rule, std::string way_out);
 
   Kind kind() const noexcept { return kind_; }
+  // what() without "vmoba: ", for messages that quote it.
+  std::string_view sentence() const noexcept { return std::string_view(what()).substr(7); }
   const std::string& argument() const noexcept { return argument_; }
   const std::string& value() const noexcept { return value_; }
   const std::string& rule() const noexcept { return rule_; }

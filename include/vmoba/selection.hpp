@@ -78,9 +78,11 @@ class Selection {
   bool operator==(const Selection& other) const;  // shapes and bits
 
   // Binary form: magic "vmobasel", version, shapes, bits, checksum. load treats the stream as hostile and throws
-  // Error(kind file); name is what messages call the stream. save throws when the stream fails.
+  // Error(kind file); name is what messages call the stream. save throws when the stream fails. load reads one selection
+  // and no byte more, so a stream may go on with another; a file holds one, and load_file refuses bytes after it.
   void save(std::ostream& stream, const std::string& name = "selection") const;
   static Selection load(std::istream& stream, const std::string& name = "selection");
+  static Selection load_file(const std::string& path);
 
  private:
   std::vector<Shape> shapes_;

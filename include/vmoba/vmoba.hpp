@@ -4,6 +4,7 @@
 
 #include "vmoba/attention.hpp"
 #include "vmoba/backend.hpp"
+#include "vmoba/cost.hpp"
 #include "vmoba/error.hpp"
 #include "vmoba/execution.hpp"
 #include "vmoba/partition.hpp"

@@ -5,18 +5,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from typing import Any, Union
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._error import Error, call
-from ._types import Block, Policy, Run, flat_block, policy_to
-from .presets import Preset, Schedule
-
-LayerPolicy = tuple[Block, Policy]
-Plan = Union[str, Preset, LayerPolicy, Sequence[LayerPolicy], None]
+from ._error import call
+from ._types import Block, Run, flat_block, policy_to
+from .presets import Plan, Schedule, layers_of
 
 
 def _native() -> Any:
@@ -32,29 +28,13 @@ def _block_json(block: Block) -> Any:
     return [None if extent == -1 else extent for extent in flat_block(block)]
 
 
-def _layer_json(layer: LayerPolicy) -> dict[str, Any]:
-    if not isinstance(layer, (tuple, list)) or len(layer) != 2:
-        raise Error(f"vmoba: policy = {layer!r} is not a pair; pass (block, policy), a list of them, a preset or None")
-    return {"block": _block_json(layer[0]), "policy": policy_to(layer[1])}
-
-
-def _is_policy_pair(plan: Sequence[Any]) -> bool:
-    return len(plan) == 2 and hasattr(plan[1], "__dataclass_fields__") and not isinstance(plan[1], Run)
-
-
-def plan_json(plan: Plan, schedule: Schedule | None = None) -> str:
+def plan_json(plan: Plan | None, schedule: Schedule | None = None) -> str:
     """What set_policy sends to the model: an attention plan as JSON."""
-    value: dict[str, Any]
-    if plan is None:
-        value = {"dense": True}
-    elif isinstance(plan, str):
-        value = {"preset": plan}
-    elif isinstance(plan, Preset):
-        value = {"cycle": [_layer_json(layer) for layer in plan.cycle]}
-        schedule = plan.schedule if schedule is None else schedule
-    else:
-        layers = [plan] if _is_policy_pair(plan) else list(plan)
-        value = {"cycle": [_layer_json(layer) for layer in layers]}  # type: ignore[arg-type]
+    value: dict[str, Any] = {"dense": True}
+    if plan is not None:
+        layers, preset_schedule = layers_of(plan)
+        value = {"cycle": [{"block": _block_json(block), "policy": policy_to(policy)} for block, policy in layers]}
+        schedule = preset_schedule if schedule is None else schedule
     if schedule is not None:
         value["schedule"] = {
             "dense_fraction": schedule.dense_fraction,
@@ -105,7 +85,7 @@ class WanModel(torch.nn.Module):
         result: Tensor = call(self._native.forward, latents, timestep, text, image)
         return result
 
-    def set_policy(self, policy: Plan, *, schedule: Schedule | None = None) -> None:
+    def set_policy(self, policy: Plan | None, *, schedule: Schedule | None = None) -> None:
         """What self-attention does in each layer.
 
         Args:

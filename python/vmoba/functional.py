@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -205,6 +205,9 @@ class Explanation:
     selection_bytes: int
     scratch_bytes: int
     path: str  # "sparse", or "dense" with the reason
+    costs: str  # whose costs the two below are predicted from
+    forward: dict[str, Any]  # density, select_, sparse_ and dense_seconds, break_even_tokens, crossover_density, quicker
+    training: dict[str, Any]  # the same of a forward with its backward
     text: str  # the table
 
     def __str__(self) -> str:

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Union
 
 from ._error import Error, call
 from ._library import ops
-from ._types import Block, Policy, Run, policy_from
+from ._types import Block, Policy, Run, flat_block, flat_policy, policy_from
+
+LayerPolicy = tuple[Block, Policy]
 
 
 @dataclass(frozen=True)
@@ -20,14 +23,15 @@ class Schedule:
         dense_fraction: share of the sampling steps, from the first, that is dense, 0..1; none in training.
         dense_steps: a count of steps instead of the fraction.
         dense_layers: layers that are always dense.
-        min_tokens: shorter sequences are dense.
+        min_tokens: shorter sequences are dense. "auto" asks the cost model: in a model, every layer is dense where
+            sparse attention is not predicted to be quicker (explain shows the prediction).
         refresh: a selection is used for this many sparse steps.
     """
 
     dense_fraction: float = 0.25
     dense_steps: int | None = None
     dense_layers: frozenset[int] = field(default_factory=frozenset)
-    min_tokens: int = 0
+    min_tokens: int | Literal["auto"] = 0
     refresh: int = 1
 
     def _ask(
@@ -38,7 +42,7 @@ class Schedule:
             self.dense_fraction,
             self.dense_steps,
             sorted(self.dense_layers),
-            self.min_tokens,
+            None if self.min_tokens == "auto" else self.min_tokens,
             self.refresh,
             step,
             steps,
@@ -74,11 +78,11 @@ class Preset:
 
     name: str
     grid: tuple[int, int, int]  # tokens (t, y, x)
-    cycle: tuple[tuple[Block, Policy], ...]  # 1D, 2D, 3D
+    cycle: tuple[LayerPolicy, ...]  # 1D, 2D, 3D
     schedule: Schedule
     source: str
 
-    def layer(self, index: int) -> tuple[Block, Policy]:
+    def layer(self, index: int) -> LayerPolicy:
         """Block and policy of a transformer layer: the cycle 1D, 2D, 3D over the layers."""
         return self.cycle[index % len(self.cycle)]
 
@@ -86,7 +90,7 @@ class Preset:
 def _read() -> dict[str, Preset]:
     table: dict[str, Preset] = {}
     for values in json.loads(ops.presets()):
-        cycle: list[tuple[Block, Policy]] = []
+        cycle: list[LayerPolicy] = []
         for layer in values["cycle"]:
             extents = layer["block"]
             block: Block = Run(extents["run"]) if isinstance(extents, dict) else tuple(extents)
@@ -110,3 +114,30 @@ def preset(name: str) -> Preset:
     if name not in table:
         raise Error(f"vmoba: preset = {name!r} is not a preset; use one of {', '.join(table)}")
     return table[name]
+
+
+Plan = Union[str, Preset, LayerPolicy, Sequence[LayerPolicy]]
+
+
+def _is_pair(plan: Sequence[Any]) -> bool:
+    return len(plan) == 2 and hasattr(plan[1], "__dataclass_fields__") and not isinstance(plan[1], Run)
+
+
+def layers_of(plan: Plan) -> tuple[tuple[LayerPolicy, ...], Schedule | None]:
+    """What a plan means: block and policy of the layers, layer l using entry l modulo their number; a preset's schedule.
+
+    A plan is a preset's name, a Preset, (block, policy) for every layer, or a list of such pairs.
+    """
+    if isinstance(plan, str):
+        plan = preset(plan)
+    if isinstance(plan, Preset):
+        return plan.cycle, plan.schedule
+    if not isinstance(plan, (tuple, list)) or not plan:
+        raise Error(f"vmoba: policy = {plan!r} is not a plan; pass (block, policy), a list of them, or a preset")
+    layers = (plan,) if _is_pair(plan) else tuple(plan)
+    for layer in layers:
+        if not isinstance(layer, (tuple, list)) or len(layer) != 2:
+            raise Error(f"vmoba: policy = {layer!r} is not a pair; pass (block, policy), a list of them, or a preset")
+        flat_block(layer[0])
+        flat_policy(layer[1])
+    return layers, None

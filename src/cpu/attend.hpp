@@ -18,7 +18,7 @@ void attend_backward(const Tier& tier, const Problem& problem, const Selection* 
                      const BackwardTensors& tensors, const Execution& execution);
 
 // What each allocates, in bytes; the backward includes fp32 sums of gradients that cannot hold them.
-std::int64_t attend_scratch_bytes(const Problem& problem, const Execution& execution);
-std::int64_t attend_backward_scratch_bytes(const Problem& problem, const Execution& execution);
+std::int64_t attend_scratch_bytes(const Tier& tier, const Problem& problem, const Execution& execution);
+std::int64_t attend_backward_scratch_bytes(const Tier& tier, const Problem& problem, const Execution& execution);
 
 }  // namespace vmoba::cpu

@@ -10,6 +10,7 @@
 #include "cpu/memory.hpp"
 #include "cpu/parallel.hpp"
 #include "cpu/plan.hpp"
+#include "cpu/tile_item.hpp"
 
 namespace vmoba::cpu {
 namespace {
@@ -17,10 +18,22 @@ namespace {
 // One item a key/value head where there are enough of them to keep the threads busy; else its query heads are items of
 // their own and their indices are cut, and these follow each other through the key tiles. Keys are packed once an item,
 // so pieces have 1024 rows or more.
-Cut cut_backward(const Problem& problem, std::int64_t b, const Execution& execution) {
+// Sums of matrix tiles take 32 rows at a time, beginning anew with every window of indices. Windows follow the sample
+// alone and pieces are whole windows, so that the sums do not depend on where the indices are cut.
+bool in_tiles(const Tier& tier, const Problem& problem) { return tier.tiles && problem.dtype() == DType::bf16; }
+std::int64_t window_of(const Problem& problem, std::int64_t b) {
+  const std::int64_t wanted = (64 + problem.kv_heads() - 1) / problem.kv_heads();
+  return cut_indices(indices_of(problem.sample(b)), wanted, 2048, std::int64_t{1} << 31).length;
+}
+
+Cut cut_backward(const Tier& tier, const Problem& problem, std::int64_t b, const Execution& execution) {
   const std::int64_t others = problem.batch() * problem.kv_heads(), threads = workers(execution);
   const std::int64_t wanted = threads == 1 || others >= 4 * threads ? 1 : (4 * threads + others - 1) / others;
-  return cut_indices(indices_of(problem.sample(b)), wanted, 1024, std::int64_t{1} << 31);
+  const std::int64_t indices = indices_of(problem.sample(b));
+  const Cut cut = cut_indices(indices, wanted, 1024, std::int64_t{1} << 31);
+  if (!in_tiles(tier, problem)) return cut;
+  const std::int64_t window = window_of(problem, b), length = (cut.length + window - 1) / window * window;
+  return {(indices + length - 1) / length, std::min(length, indices)};
 }
 
 // Item i of a sample: its key/value head and which of that head's items it is. Heads are taken in groups of `span`, and
@@ -54,17 +67,19 @@ struct Plan {
 // Sums go straight into an fp32 gradient when whole vectors of every tier fit its rows.
 bool sums_in_place(const Problem& problem) { return problem.dtype() == DType::f32 && problem.dim() % 16 == 0; }
 
-Plan plan_backward(const Problem& problem, const Execution& execution) {
+Plan plan_backward(const Tier& tier, const Problem& problem, const Execution& execution) {
   Plan plan;
   const std::int64_t group = problem.heads() / problem.kv_heads(), width = padded(problem.dim());
   plan.begin.push_back(0);
   for (std::int64_t b = 0; b < problem.batch(); ++b) {
-    const Cut cut = cut_backward(problem, b, execution);
+    const Cut cut = cut_backward(tier, problem, b, execution);
     plan.cuts.push_back(cut);
     plan.links.push_back(cut.pieces > 1 ? group * cut.pieces : 1);
     plan.begin.push_back(plan.begin.back() + plan.links.back() * problem.kv_heads());
     const std::int64_t heads = cut.pieces > 1 ? 1 : group;
-    plan.worker_bytes = std::max(plan.worker_bytes, backward_scratch(problem.dim(), cut.length, heads));
+    plan.worker_bytes =
+        std::max(plan.worker_bytes, in_tiles(tier, problem) ? tile_backward_scratch(problem.dim(), cut.length, heads)
+                                                            : backward_scratch(problem.dim(), cut.length, heads));
     if (!sums_in_place(problem)) plan.dq_bytes = std::max(plan.dq_bytes, aligned(heads * cut.length * width * 4));
     if (problem.dtype() != DType::f32 && cut.pieces > 1) {
       plan.kv_sums = true;
@@ -94,14 +109,14 @@ void leave(void* turn, std::int64_t tile) {
 
 }  // namespace
 
-std::int64_t attend_backward_scratch_bytes(const Problem& problem, const Execution& execution) {
-  const Plan plan = plan_backward(problem, execution);
+std::int64_t attend_backward_scratch_bytes(const Tier& tier, const Problem& problem, const Execution& execution) {
+  const Plan plan = plan_backward(tier, problem, execution);
   return workers(execution) * (plan.worker_bytes + plan.dq_bytes) + plan.slots * plan.slot_floats * 8;
 }
 
 void attend_backward(const Tier& tier, const Problem& problem, const Selection* selection,
                      const BackwardTensors& tensors, const Execution& execution) {
-  const Plan plan = plan_backward(problem, execution);
+  const Plan plan = plan_backward(tier, problem, execution);
   const std::int64_t items = plan.begin.back(), group = problem.heads() / problem.kv_heads();
   const Memory memory(workers(execution) * (plan.worker_bytes + plan.dq_bytes));
   const Memory sums(plan.slots * plan.slot_floats * 8);
@@ -114,7 +129,9 @@ void attend_backward(const Tier& tier, const Problem& problem, const Selection* 
     const Place place = place_of(i - plan.begin[b], links, plan.span, kv_heads);
     const std::int64_t g = place.kv_head, h = g * group + (links > 1 ? place.link / cut.pieces : 0);
     BackwardItem item{};
-    item.shape = shape_of(problem, b, selection);
+    // All items of a key/value head walk the same tiles.
+    const Selection* picked = selection && !keeps_all(*selection, b, g * group, group) ? selection : nullptr;
+    item.shape = shape_of(problem, b, picked);
     item.q = matrix(problem, tensors.q, b, h);
     item.k = matrix(problem, tensors.k, b, g);
     item.v = matrix(problem, tensors.v, b, g);
@@ -136,9 +153,10 @@ void attend_backward(const Tier& tier, const Problem& problem, const Selection* 
       item.dlse_stride = tensors.dlse.token_stride;
       item.dlse_head = tensors.dlse.head_stride;
     }
-    item.selection = selection ? selection->words_of(b, h, 0) : nullptr;
+    item.selection = picked ? picked->words_of(b, h, 0) : nullptr;
     item.first = place.link % cut.pieces * cut.length;
     item.last = std::min(item.first + cut.length, item.shape.indices());
+    item.window = window_of(problem, b);
     item.begins = place.link == 0;
     item.ends = place.link + 1 == links;
     if (plan.kv_sums) {

@@ -37,8 +37,9 @@ inline float* dq_row(const Backward& f, std::int64_t head, std::int64_t at) {
   return static_cast<float*>(item.dq.data) + head * item.dq_head + item.shape.row(item.first + at) * item.dq.stride;
 }
 
-// One group of at most tile_rows rows of one head against one tile of keys.
-inline void backward_group(Backward& f, const KeyTile& tile, std::int64_t head, const std::int32_t* list, int rows) {
+// One group of at most tile_rows rows of one head against one tile of keys; `following` rows come after it in the list.
+inline void backward_group(Backward& f, const KeyTile& tile, Ahead& ahead, std::int64_t head, const std::int32_t* list,
+                           int rows, int following) {
   const BackwardItem& item = f.item;
   const ItemShape& s = item.shape;
   const int dim = static_cast<int>(s.dim), vectors = tile.vectors(), columns = (dim + lanes - 1) / lanes;
@@ -50,6 +51,13 @@ inline void backward_group(Backward& f, const KeyTile& tile, std::int64_t head, 
     widen_row(f.q + i * row_stride, row_of(q, s, item.first + list[i]), s, sign);
     widen_row(f.dout + i * row_stride, row_of(dout, s, item.first + list[i]), s, set(1.0f));
     targets[i] = dq_row(f, head, list[i]);
+    // Rows are spread over more than L2 holds: asking for dq now and for the next group's q and dout (up to 18 % of the
+    // time of a group, 45 -> 54 % of 1/density at 12 keys, 85 -> 91 % at 128).
+    for (int d = 0; d < dim; d += 16) __builtin_prefetch(targets[i] + d, 1, 3);
+    if (i < following) {
+      ask_for_row(q, s, item.first + list[rows + i]);
+      ask_for_row(dout, s, item.first + list[rows + i]);
+    }
   }
   for (int i = rows; i < rows + row_slack; ++i) targets[i] = f.nowhere;
 
@@ -63,6 +71,7 @@ inline void backward_group(Backward& f, const KeyTile& tile, std::int64_t head, 
       multiply_panel<1, false, row_stride, 1, lanes>(f.q, f.kt + at, rows, dim, p);
       multiply_panel<1, false, row_stride, 1, lanes>(f.dout, f.vt + at, rows, dim, ds);
     }
+    ahead.step();
   }
   for (int i = 0; i < rows; ++i) {
     float *p = f.p + i * score_stride, *ds = f.ds + i * score_stride;
@@ -89,6 +98,7 @@ inline void backward_group(Backward& f, const KeyTile& tile, std::int64_t head, 
       multiply_panel<1, true, 1, score_stride, row_stride>(f.ds, f.q + g * lanes, tile.count, rows, dk);
       multiply_panel<1, true, score_stride, 1, lanes>(f.ds, b, rows, tile.count, dq);
     }
+    ahead.step();
   }
 }
 
@@ -220,6 +230,7 @@ void attend_backward(const BackwardItem& item) {
       bool packed = false;
       if (!item.begins) item.wait(item.turn, turn);
       begin_tile(f, tile);
+      const KeyTile next = next_tile(s, c, begin, length);
       for (std::int64_t head = 0; head < item.heads; ++head) {
         const std::uint64_t* selection = item.selection ? item.selection + head * s.blocks * s.words : nullptr;
         const std::int64_t rows = list_rows(list, s, selection, c, item.first, item.last);
@@ -230,8 +241,12 @@ void attend_backward(const BackwardItem& item) {
           pack_rows(f.k, item.k, s, tile, static_cast<float>(s.scale));
           packed = true;
         }
+        Ahead ahead = ahead_of(item.k, item.v, s, tile, next, rows);
         for (std::int64_t i = 0; i < rows; i += tile_rows) {
-          backward_group(f, tile, head, list + i, static_cast<int>(rows - i < tile_rows ? rows - i : tile_rows));
+          const auto count = [&](std::int64_t begin) {
+            return static_cast<int>(rows - begin < tile_rows ? (rows > begin ? rows - begin : 0) : tile_rows);
+          };
+          backward_group(f, tile, ahead, head, list + i, count(i), count(i + tile_rows));
         }
       }
       end_tile(f, tile);

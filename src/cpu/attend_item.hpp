@@ -18,7 +18,8 @@ inline constexpr int tile_keys = 128;
 inline constexpr int tile_rows = 48;
 inline constexpr int row_stride = 272;
 inline constexpr int score_stride = 144;
-inline constexpr int row_slack = 12;  // rows a register tile may reach beyond the last
+inline constexpr int weight_stride = 80;  // floats from one key to the next of a tile of weights, rows side by side
+inline constexpr int row_slack = 12;      // rows a register tile may reach beyond the last
 
 inline constexpr std::int64_t padded(std::int64_t dim) { return (dim + 15) / 16 * 16; }
 
@@ -38,9 +39,7 @@ struct ItemShape {
   std::int64_t blocks;              // N; the rest is looked at only when not dense
   const std::int64_t* block_begin;  // [N + 1]
   const std::int32_t* block_order;  // [S]
-  std::int64_t selection_rows;
-  const std::int64_t* query_begin;  // [selection_rows + 1]; null: a selection row is a token
-  const std::int32_t* query_order;  // [S]
+  const std::int32_t* query_label;  // [S] selection row of each token; null: a selection row is a token
   std::int64_t words;               // 64-bit words a block has in the selection
 
   std::int64_t indices() const { return tokens + text_valid; }
@@ -75,6 +74,7 @@ struct BackwardItem {
   std::int64_t dlse_stride, dlse_head;
   const std::uint64_t* selection;  // [heads, N, words]
   std::int64_t first, last;
+  std::int64_t window;     // matrix tiles: rows are summed in windows of so many indices from `first` on
   bool begins, ends;       // first and last item of its key/value head
   float *dk_sum, *dv_sum;  // [rows, stride] unfinished sums; unused by an item that begins and ends
   std::int64_t dk_sum_stride, dv_sum_stride;
@@ -88,10 +88,10 @@ struct BackwardItem {
 
 inline constexpr std::int64_t aligned(std::int64_t bytes) { return (bytes + 63) / 64 * 64; }
 inline constexpr std::int64_t attend_scratch(std::int64_t dim, std::int64_t rows) {
-  return 2 * aligned(rows * padded(dim) * 4) + 3 * aligned(rows * 4) +         // q, out, max, sum, list
-         aligned((tile_keys + 16) * padded(dim) * 8) +                         // k, v panels
-         aligned((tile_rows + row_slack) * (row_stride + score_stride) * 4) +  // gathered q, scores
-         aligned(row_stride * 4) + 2048;
+  return 2 * aligned(rows * padded(dim) * 4) + 3 * aligned(rows * 4) +  // q, out, max, sum, list
+         aligned((tile_keys + 16) * padded(dim) * 8) +                  // k, v panels
+         aligned((tile_rows + row_slack) * score_stride * 4) +          // scores
+         aligned(tile_keys * weight_stride * 4) + aligned(row_stride * 4) + 2048;
 }
 inline constexpr std::int64_t backward_scratch(std::int64_t dim, std::int64_t rows, std::int64_t heads) {
   return 3 * aligned(heads * rows * 4) + aligned(rows * 4) +                       // lse, delta, list

@@ -196,7 +196,7 @@ std::int64_t gate_emit(const GateEmission& emission) {
         add_wide(sums[v], keep(above, gate));
         all |= above << (v * lanes);
         found += pack(emission.values + found, emission.places + found, within, gate,
-                      static_cast<std::uint32_t>(row * emission.strips * gate_strip + first + v * lanes));
+                      static_cast<std::uint32_t>((emission.column + first + v * lanes) * gate_rows + row), gate_rows);
       }
       masks[row] = static_cast<std::uint16_t>(all);
     }
@@ -281,7 +281,7 @@ std::int64_t gate_bracket(const GateQueries& queries) {
       queries.words[c] |= static_cast<std::uint64_t>(above) << group * lanes;
       if (within != 0) {
         found += pack(queries.values + found, queries.places + found, within, gate,
-                      static_cast<std::uint32_t>(c * gate_rows + group * lanes));
+                      static_cast<std::uint32_t>(c * gate_rows + group * lanes), 1);
       }
     }
     store(queries.lo + group * lanes, lo);

@@ -33,12 +33,13 @@ struct GateEmission {
   const float* gates;  // [strips][64][16]
   std::int64_t strips;
   std::int64_t rows;      // 1..64
+  std::int64_t column;    // number of the first
   const float *lo, *hi;   // [strips * 16]
   std::uint64_t* words;   // [strips * 16] out: bit row of word c = gate > hi[c]
   double* sums;           // [strips * 16] added to: gates above hi
   std::int64_t* counts;   // [strips * 16] added to: their number
   float* values;          // candidates out, room for 64 * 16 * strips + 16
-  std::uint32_t* places;  // theirs: row * 16 * strips + block column; the order is fixed but unspecified
+  std::uint32_t* places;  // theirs: column * 64 + row; the order is fixed but unspecified
 };
 
 // Scope query: 64 rows, each a group of its own, solved side by side. `turned` holds the tile with rows next to each

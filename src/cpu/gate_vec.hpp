@@ -20,10 +20,12 @@ inline void add_wide(WideSum& s, Vec x) {
 inline Vec where_greater(Vec a, Vec b, Vec x) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), x); }
 // x in the lanes of mask, else 0.
 inline Vec keep(unsigned mask, Vec x) { return _mm512_maskz_mov_ps(static_cast<__mmask16>(mask), x); }
-// Writes x and place + lane of the lanes of mask one after another; touches 16 elements of each. Returns their number.
-inline std::int64_t pack(float* values, std::uint32_t* places, unsigned mask, Vec x, std::uint32_t place) {
-  const __m512i numbers = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(place)),
-                                           _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+// Writes x and place + lane * step of the lanes of mask one after another; touches 16 elements of each. Returns their
+// number.
+inline std::int64_t pack(float* values, std::uint32_t* places, unsigned mask, Vec x, std::uint32_t place, int step) {
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i numbers =
+      _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(place)), _mm512_mullo_epi32(lane, _mm512_set1_epi32(step)));
   _mm512_storeu_ps(values, _mm512_maskz_compress_ps(static_cast<__mmask16>(mask), x));
   _mm512_storeu_si512(places, _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), numbers));
   return __builtin_popcount(mask);
@@ -109,7 +111,7 @@ inline void transpose_bits(const std::uint16_t (&rows)[64], std::uint64_t* words
 
 #endif
 
-inline std::int64_t pack(float* values, std::uint32_t* places, unsigned mask, Vec x, std::uint32_t place) {
+inline std::int64_t pack(float* values, std::uint32_t* places, unsigned mask, Vec x, std::uint32_t place, int step) {
   if (mask == 0) return 0;
   float all[lanes];
   store(all, x);
@@ -117,7 +119,7 @@ inline std::int64_t pack(float* values, std::uint32_t* places, unsigned mask, Ve
   for (; mask != 0; mask &= mask - 1) {
     const int lane = __builtin_ctz(mask);
     values[count] = all[lane];
-    places[count++] = place + static_cast<std::uint32_t>(lane);
+    places[count++] = place + static_cast<std::uint32_t>(lane * step);
   }
   return count;
 }

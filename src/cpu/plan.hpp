@@ -25,6 +25,23 @@ inline Cut cut_indices(std::int64_t indices, std::int64_t wanted, std::int64_t l
   return {(indices + length - 1) / length, std::min(length, indices)};
 }
 
+// Whether the selection keeps every pair of query heads [head, head + count): then they are dense, whose tiles need no
+// lists and are never smaller than tile_keys. Found at the first word that lacks a bit.
+inline bool keeps_all(const Selection& selection, std::int64_t b, std::int64_t head, std::int64_t count) {
+  const Selection::Shape& shape = selection.shape(b);
+  const std::int64_t full = shape.rows() / 64, rest = shape.rows() % 64;
+  for (std::int64_t h = head; h < head + count; ++h) {
+    for (std::int64_t c = 0; c < shape.keys->blocks(); ++c) {
+      const std::uint64_t* words = selection.words_of(b, h, c);
+      for (std::int64_t w = 0; w < full; ++w) {
+        if (~words[w]) return false;
+      }
+      if (rest && ~words[full] << (64 - rest)) return false;
+    }
+  }
+  return true;
+}
+
 inline ItemShape shape_of(const Problem& problem, std::int64_t b, const Selection* selection) {
   const Sample& sample = problem.sample(b);
   ItemShape s{};
@@ -42,11 +59,9 @@ inline ItemShape shape_of(const Problem& problem, std::int64_t b, const Selectio
     s.blocks = shape.keys->blocks();
     s.block_begin = shape.keys->begin().data();
     s.block_order = shape.keys->order().data();
-    s.selection_rows = shape.rows();
     s.words = shape.words();
     if (shape.queries) {
-      s.query_begin = shape.queries->begin().data();
-      s.query_order = shape.queries->order().data();
+      s.query_label = shape.queries->labels().data();
     }
   }
   return s;

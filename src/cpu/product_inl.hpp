@@ -66,3 +66,53 @@ inline void multiply_panel(const float* a, const float* b, int rows, int count, 
     register_tile<most / 3, Vecs, Add, AI, AK, BK>(a + i * AI, b, count, from(where, i));
   }
 }
+
+// The same with rows of A anywhere, aligned or not: A(i, k) = rows[i][k]. Six rows at a time, whose addresses the
+// integer registers hold, so that rows need not be gathered first: at 12 keys the copy cost as much as the product. One
+// vector of columns alone would wait for its own sums, so even and odd k are summed apart there; count is even.
+template <int Rows, int Vecs, int BK>
+inline void register_tile_of_rows(const float* const* rows, const float* b, int count, Regular where) {
+  constexpr int parts = Vecs == 1 ? 2 : 1;
+  Vec c[Rows][Vecs * parts];
+  const float* a[Rows];
+#pragma GCC unroll 6
+  for (int i = 0; i < Rows; ++i) {
+    a[i] = rows[i];
+#pragma GCC unroll 2
+    for (int j = 0; j < Vecs * parts; ++j) c[i][j] = zero();
+  }
+#pragma GCC unroll 1
+  for (int k = 0; k < count; k += parts) {
+    Vec row[Vecs * parts];
+#pragma GCC unroll 2
+    for (int j = 0; j < Vecs * parts; ++j) {
+      row[j] = load(b + (parts == 2 ? (k + j) * BK : k * BK + j * lanes));
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 2
+      for (int j = 0; j < Vecs * parts; ++j) c[i][j] = fma(set(a[i][parts == 2 ? k + j : k]), row[j], c[i][j]);
+    }
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < Rows; ++i) {
+    if (parts == 2) {
+      store(where(i), add(c[i][0], c[i][1]));
+    } else {
+#pragma GCC unroll 2
+      for (int j = 0; j < Vecs; ++j) store(where(i) + j * lanes, c[i][j]);
+    }
+  }
+}
+
+// Rows beyond `rows`, up to three, must exist.
+template <int Vecs, int BK>
+inline void multiply_rows(const float* const* a, const float* b, int rows, int count, Regular where) {
+  int i = 0;
+  for (; rows - i > 4; i += 6) register_tile_of_rows<6, Vecs, BK>(a + i, b, count, from(where, i));
+  if (rows - i > 2) {
+    register_tile_of_rows<4, Vecs, BK>(a + i, b, count, from(where, i));
+  } else if (rows - i > 0) {
+    register_tile_of_rows<2, Vecs, BK>(a + i, b, count, from(where, i));
+  }
+}

@@ -79,14 +79,15 @@ void select_one(const SampleGates& sample, Selection& selection, const Runner& r
     share_out(heads, runner, [&](std::int64_t h, const Runner& inside, std::int64_t slot) {
       if (slot == runner.workers()) std::fill_n(solvers.begin(), slot, nullptr);  // the others are done
       if (!solvers[slot]) solvers[slot] = std::make_unique<BracketSolver>(sample, 1, false, inside.workers());
-      if (solvers[slot]->solve(h, selection, inside)) return;
+      if (solvers[slot]->solve(h, selection, inside).empty()) return;
       select_exact(sample, {h, h + 1, 0, sample.blocks}, selection, inside);
     });
-  } else if (const bool by_column = rule.scope == Scope::block;
-             !BracketSolver(sample, heads, by_column, runner.workers()).solve(0, selection, runner)) {
-    const std::int64_t groups = by_column ? sample.blocks : 1, width = by_column ? 1 : sample.blocks;
-    share_out(groups, runner, [&](std::int64_t i, const Runner& inside, std::int64_t) {
-      select_exact(sample, {0, heads, i * width, (i + 1) * width}, selection, inside);
+  } else {
+    const bool by_column = rule.scope == Scope::block;
+    const auto left = BracketSolver(sample, heads, by_column, runner.workers()).solve(0, selection, runner);
+    const std::int64_t width = by_column ? 1 : sample.blocks;
+    share_out(static_cast<std::int64_t>(left.size()), runner, [&](std::int64_t i, const Runner& inside, std::int64_t) {
+      select_exact(sample, {0, heads, left[i] * width, (left[i] + 1) * width}, selection, inside);
     });
   }
   if (rule.limits) {

@@ -15,12 +15,13 @@ class BracketSolver {
  public:
   BracketSolver(const SampleGates& sample, std::int64_t heads, bool by_column, std::int64_t workers);
   ~BracketSolver();
-  // Selects for heads [h0, h0 + heads). False: these groups need select_exact, which writes every word anew.
-  bool solve(std::int64_t h0, Selection& selection, const Runner& runner);
+  // Selects for heads [h0, h0 + heads). Returns the groups (blocks if by_column, else 0) that need select_exact, which
+  // writes their words anew.
+  std::vector<std::int64_t> solve(std::int64_t h0, Selection& selection, const Runner& runner);
 
-  static constexpr std::int64_t plane_limit = std::int64_t{1} << 24;  // bytes of gates kept: 33K tokens by 128 blocks
-  // Pairs that the list of `rows` query rows may hold; by it a value that many pairs share is told from rounding.
-  static std::int64_t list_limit(const SampleGates& sample, std::int64_t heads, bool by_column, std::int64_t rows);
+  // Rows of a head from one drawn row to the next, and pairs that the lists may hold together.
+  static std::int64_t draw_step(const SampleGates& sample, std::int64_t heads, bool by_column);
+  static std::int64_t list_limit(const SampleGates& sample, std::int64_t heads, bool by_column);
   // The most that a solver holds, and that a call of solve allocates beside it.
   struct Bytes {
     std::int64_t kept, call;
@@ -30,26 +31,36 @@ class BracketSolver {
  private:
   struct Group;
   struct Inside;
+  struct Sums;
+  struct Wanted;
   struct Worker;
-  template <class Own>
-  float* make_tile(std::int64_t h, std::int64_t tile, Worker& worker, const Own& own) const;
-  bool measure(std::int64_t h0, std::vector<Group>& groups, const Runner& runner);
-  void draw(std::int64_t head, std::int64_t tile, const float* gates);
-  void bracket(Group& group, const float* drawn, std::int64_t size) const;
-  bool emit(std::int64_t h0, std::vector<Group>& groups, std::vector<Inside>& inside, Selection& selection,
-            const Runner& runner);
-  bool resolve(std::int64_t h0, std::vector<Group>& groups, const std::vector<Inside>& inside, Selection& selection,
-               const Runner& runner);
-  template <class Visit>
-  void for_inside(const Inside& list, std::int64_t chunk, std::int64_t h0, const Visit& visit) const;
+  std::int64_t group_of(std::int64_t c) const { return by_column_ ? c : 0; }
+  std::int64_t first_column(std::int64_t group) const { return by_column_ ? group : 0; }
+  std::int64_t end_column(std::int64_t group) const { return by_column_ ? group + 1 : sample_.blocks; }
+  void draw(std::int64_t h0, const Runner& runner);
+  void total(std::vector<Group>& groups, std::int64_t parts, GroupTotals Group::*which) const;
+  void tally(std::vector<Group>& groups, std::int64_t parts) const;
+  void set_bounds(const std::vector<Group>& groups);
+  void look(std::vector<Group>& groups, const Runner& runner);
+  Wanted wanted(const GroupTotals& drawn, double least) const;
+  void guess(Group& group, std::int64_t which) const;
+  double spread(const Group& group, std::int64_t which, float cut) const;
+  bool bracket(Group& group, std::int64_t which, double errors) const;
+  void find_brackets(std::vector<Group>& groups, double errors, const Runner& runner);
+  void emit(const float* gates, std::int64_t strip, std::int64_t rows, Sums& sums, Inside& list, Worker& worker) const;
+  bool sweep(std::int64_t h0, std::vector<Group>& groups, Selection& selection, const Runner& runner);
+  bool locate(Group& group) const;
+  void resolve(std::int64_t h0, std::vector<Group>& groups, Selection& selection, const Runner& runner);
+  static bool is_small(const SampleGates& sample, std::int64_t heads, bool by_column);
 
   const SampleGates& sample_;
-  std::int64_t heads_;
-  bool by_column_;
-  std::int64_t drawn_per_column_;
-  Buffer<float> drawn_;    // [columns][heads][tiles][2]
-  Buffer<float> lo_, hi_;  // [columns]
-  Buffer<float> plane_;    // [tiles][strips][64][16], or none
+  const std::int64_t heads_;
+  const bool by_column_, small_;           // small: every pair of a group is on the list
+  const std::int64_t step_, drawn_tiles_;  // every step-th row is drawn, in drawn_tiles tiles of 64 a head
+  Buffer<float> drawn_;                    // [heads][drawn_tiles][strips][64][16]
+  Buffer<float> lo_, hi_;                  // [columns]
+  std::vector<Sums> sums_;                 // of a chunk, or of a drawn tile
+  std::vector<Inside> inside_;             // the same
   std::vector<Worker> workers_;
 };
 

@@ -39,20 +39,21 @@ void SampleGates::means(std::int64_t g, std::int64_t strip, double* sums, float*
   }
 }
 
-void SampleGates::gates(std::int64_t h, std::int64_t tile, std::int64_t strip, std::int64_t count, float* widened,
+void SampleGates::gates(std::int64_t h, const Rows& rows, std::int64_t strip, std::int64_t count, float* widened,
                         float* out) const {
-  const std::int64_t row = problem->sample(b).video_begin + tile * gate_rows;
   const std::int64_t dim = problem->dim();
-  const std::int64_t element = problem->offset(q, b, row, h);
-  kernels->gates({.q = static_cast<const char*>(q.data) + element * bytes_of(q.dtype),
-                  .dtype = static_cast<int>(q.dtype),
-                  .token_stride = q.token_stride,
-                  .rows = rows_of(tile),
-                  .dim = dim,
-                  .panels = panels + (problem->kv_head(h) * strips + strip) * dim * gate_strip,
-                  .strips = count,
-                  .widened = widened,
-                  .gates = out});
+  const std::int64_t element = problem->offset(q, b, problem->sample(b).video_begin + rows.first, h);
+  const bool again = rows.widened && q.dtype != DType::f32;
+  kernels->gates(
+      {.q = again ? static_cast<const void*>(widened) : static_cast<const char*>(q.data) + element * bytes_of(q.dtype),
+       .dtype = static_cast<int>(again ? DType::f32 : q.dtype),
+       .token_stride = again ? dim : q.token_stride * rows.step,
+       .rows = rows.count,
+       .dim = dim,
+       .panels = panels + (problem->kv_head(h) * strips + strip) * dim * gate_strip,
+       .strips = count,
+       .widened = widened,
+       .gates = out});
 }
 
 void GroupTotals::add(const GroupTotals& other) {

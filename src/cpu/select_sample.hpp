@@ -110,9 +110,17 @@ struct SampleGates {
 
   // Fills panels[g] with the means of blocks [16 strip, 16 strip + 16). sums and mean: [D] scratch.
   void means(std::int64_t g, std::int64_t strip, double* sums, float* mean) const;
-  // Gates of (head h, tile) against strips [strip, strip + count).
-  void gates(std::int64_t h, std::int64_t tile, std::int64_t strip, std::int64_t count, float* widened,
+  // Gates of 1..64 rows of head h against strips [strip, strip + count).
+  struct Rows {
+    std::int64_t first, step, count;
+    bool widened = false;  // rows that are not f32 lie in `widened` already, from the call before
+  };
+  void gates(std::int64_t h, const Rows& rows, std::int64_t strip, std::int64_t count, float* widened,
              float* out) const;
+  void gates(std::int64_t h, std::int64_t tile, std::int64_t strip, std::int64_t count, float* widened,
+             float* out) const {
+    gates(h, Rows{tile * gate_rows, 1, rows_of(tile)}, strip, count, widened, out);
+  }
 };
 
 // Scratch of one worker.

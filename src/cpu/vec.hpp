@@ -186,6 +186,7 @@ constexpr int registers = 16;
 typedef float Vec __attribute__((vector_size(16)));
 typedef float LooseVec __attribute__((vector_size(16), aligned(4), may_alias));  // anywhere in memory
 typedef std::int32_t Bits __attribute__((vector_size(16)));
+typedef std::uint32_t Word __attribute__((vector_size(16)));
 
 inline Vec zero() { return Vec{}; }
 inline Vec set(float x) { return Vec{x, x, x, x}; }
@@ -226,8 +227,9 @@ inline Vec round(Vec x) {  // for |x| < 2^22; adding 1.5 * 2^23 leaves the whole
   return (x + magic) - magic;
 }
 inline Vec scale_by_power(Vec p, Vec n) {
-  const Bits exponent = __builtin_convertvector(n, Bits) << 23;
-  return reinterpret_cast<Vec>(reinterpret_cast<Bits>(p) + exponent);
+  // Unsigned: lanes that nobody reads may hold any n.
+  const Word exponent = reinterpret_cast<Word>(__builtin_convertvector(n, Bits)) << 23;
+  return reinterpret_cast<Vec>(reinterpret_cast<Word>(p) + exponent);
 }
 
 inline float widen(std::uint16_t x, Bf16) {

@@ -11,8 +11,8 @@
 #include <immintrin.h>
 #endif
 
-#include "support/problems.hpp"
-#include "support/tensors.hpp"
+#include "check/problems.hpp"
+#include "check/tensors.hpp"
 
 namespace {
 
@@ -55,7 +55,7 @@ namespace {
 
 TEST(AttendMemory, ScratchBytesIsWhatIsAllocated) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
-    for (const std::int64_t dim : {40, 64}) {
+    for (const std::int64_t dim : {72, 128}) {  // where attend needs more than select, whose figure is a bound
       for (const std::int64_t threads : {1, 3}) {
         const Problem problem({.grid = {9, 16, 16}, .block = {3, 8, 8}, .heads = 2, .dim = dim, .dtype = dtype});
         Tensors t = Tensors::random(problem, 1);
@@ -85,7 +85,9 @@ TEST(AttendMemory, StaysSmallAtThirtyThreeThousandTokens) {
     EXPECT_LE(scratch_bytes(Problem(options), execution), 100'000'000) << threads;
     options.dtype = DType::bf16;
     const std::int64_t sums = threads > 3 ? 0 : threads * 21 * 30 * 52 * 128 * 4;
-    if (threads <= 3) EXPECT_LE(scratch_bytes(Problem(options), execution) - sums, 100'000'000) << threads;
+    if (threads <= 3) {
+      EXPECT_LE(scratch_bytes(Problem(options), execution) - sums, 100'000'000) << threads;
+    }
   }
 }
 

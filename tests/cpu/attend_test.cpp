@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "support/compare.hpp"
-#include "support/problems.hpp"
-#include "support/tensors.hpp"
+#include "check/compare.hpp"
+#include "check/problems.hpp"
+#include "check/tensors.hpp"
 
 namespace vmoba::test {
 namespace {
@@ -35,22 +35,10 @@ class Attend : public testing::TestWithParam<std::string> {
   }
   Execution execution() const { return {.backend = GetParam()}; }
 
-  // Forward and backward within the error budget, and nothing written between the rows of strided outputs. A few rows
-  // of fp32 are held to a fixed bound instead: their gradients cancel (dp - delta), the naive error of so few is luck,
-  // and a multiple of luck is no bound.
+  // Forward and backward within the error budget, and nothing written between the rows of strided outputs.
   void expect_like_reference(const Problem& problem, const Selection* selection, Tensors& t, bool dlse = true) const {
     run(problem, selection, t, execution(), dlse);
-    if (problem.dtype() == DType::f32 && t.out.batch() * t.out.rows() * t.out.heads() < 100) {
-      const Tensors expected = truth(problem, selection, t, dlse), rough = naive(problem, selection, t, dlse);
-      EXPECT_EQ(within_budget("out", t.out, rough.out, expected.out, 2, DType::f32) +
-                    within_budget("lse", t.lse, rough.lse, expected.lse, 2, DType::f32) +
-                    near("dq", t.dq, expected.dq, 1e-5) + near("dk", t.dk, expected.dk, 1e-5) +
-                    near("dv", t.dv, expected.dv, 1e-5),
-                "")
-          << words(problem);
-    } else {
-      EXPECT_EQ(check_results(problem, selection, t, dlse), "") << words(problem);
-    }
+    EXPECT_EQ(check_results(problem, selection, t, dlse), "") << words(problem);
     for (const Tensor* tensor : {&t.out, &t.lse, &t.dq, &t.dk, &t.dv}) EXPECT_TRUE(tensor->gaps_untouched());
   }
 };
@@ -123,15 +111,8 @@ TEST_P(Attend, TextInFrontAndRearWithPadding) {
           }
         }
       }
-      run(problem, &selection, t, execution());
-      const Tensors expected = truth(problem, &selection, t);
-      EXPECT_EQ(near("out", t.out, expected.out, 1e-5), "");
-      EXPECT_EQ(near("lse", t.lse, expected.lse, 1e-5), "");
-      EXPECT_EQ(near("dq", t.dq, expected.dq, 1e-5), "");
-      EXPECT_EQ(near("dk", t.dk, expected.dk, 1e-5), "");
-      EXPECT_EQ(near("dv", t.dv, expected.dv, 1e-5), "");
-      run(problem, nullptr, t, execution());
-      EXPECT_EQ(near("dense", t.out, truth(problem, nullptr, t).out, 1e-5), "");
+      expect_like_reference(problem, &selection, t);
+      expect_like_reference(problem, nullptr, t);
     }
   }
 }
@@ -203,7 +184,9 @@ TEST_P(Attend, BlockRows) {
   EXPECT_EQ(near("dk", t.dk, other.dk, 1e-5), "");
 }
 
-// Logits of +-100 nats, one block's keys a hundred times larger, and nothing at all.
+// Logits of hundreds of nats, and nothing at all. The worst row of dq is wrong by up to 1e-4 here, in the naive
+// computation as in the tiers: fp32 rounds such logits off by 1e-5. (The fp32 lse by itself, with everything else in
+// double, costs 1.5e-5.)
 TEST_P(Attend, Extremes) {
   const Problem problem({.grid = {4, 6, 6}, .block = {2, 3, 6}, .heads = 2, .dim = 64, .scale = 1});
   Rng rng(2);
@@ -212,14 +195,7 @@ TEST_P(Attend, Extremes) {
   t.q.fill([&](auto, auto, auto, auto) { return rng.normal() * 3; });
   t.k.fill([&](auto, std::int64_t row, auto, auto) { return rng.normal() * (row % 5 == 0 ? 5 : 1.5); });
   for (const Selection* s : {&selection, static_cast<const Selection*>(nullptr)}) {
-    run(problem, s, t, execution());
-    const Tensors expected = truth(problem, s, t), rough = naive(problem, s, t);
-    EXPECT_EQ(within_budget("out", t.out, rough.out, expected.out, 2, DType::f32), "");
-    EXPECT_EQ(within_budget("lse", t.lse, rough.lse, expected.lse, 2, DType::f32), "");
-    // The backward starts from lse as stored in fp32: its rounding at 100 nats, not ours, bounds the gradients.
-    EXPECT_EQ(near("dq", t.dq, expected.dq, 5e-4), "");
-    EXPECT_EQ(near("dk", t.dk, expected.dk, 5e-4), "");
-    EXPECT_EQ(near("dv", t.dv, expected.dv, 5e-4), "");
+    expect_like_reference(problem, s, t);
   }
   for (Tensor* tensor : {&t.q, &t.k}) tensor->fill([](auto...) { return 0.0; });
   expect_like_reference(problem, &selection, t);
@@ -234,13 +210,7 @@ TEST_P(Attend, RisingAndFallingLogits) {
     Tensors t = Tensors::random(problem, 22);
     t.q.fill([](auto, auto, auto, std::int64_t d) { return d == 0 ? 1.0 : 0.0; });
     t.k.fill([&](auto, std::int64_t row, auto, auto) { return slope * static_cast<double>(row / 40) * 10; });
-    run(problem, &selection, t, execution());
-    const Tensors expected = truth(problem, &selection, t), rough = naive(problem, &selection, t);
-    EXPECT_EQ(within_budget("out", t.out, rough.out, expected.out, 2, DType::f32), "");
-    EXPECT_EQ(within_budget("lse", t.lse, rough.lse, expected.lse, 2, DType::f32), "");
-    for (auto [actual, wanted] : {std::pair{&t.dq, &expected.dq}, {&t.dk, &expected.dk}, {&t.dv, &expected.dv}}) {
-      EXPECT_EQ(near("gradient", *actual, *wanted, 1e-4), "");  // lse is 720: half a unit in its last place is 3e-5
-    }
+    expect_like_reference(problem, &selection, t);
   }
 }
 
@@ -259,6 +229,38 @@ TEST_P(Attend, EmptyRowsAndUnusedBlocks) {
   }
 }
 
+// Heads that keep everything run as dense ones do, to the bit; their neighbours do not.
+TEST_P(Attend, HeadsThatKeepEverything) {
+  const Problem problem({.grid = {5, 9, 16},
+                         .block = {2, 3, 4},
+                         .heads = 6,
+                         .kv_heads = 3,
+                         .dim = 32,
+                         .text = {.count = 9, .at = Text::At::front, .valid = {4}}});
+  Rng rng(37);
+  Selection selection = random_selection(problem, rng, 30);
+  for (const std::int64_t head : {0, 1, 2}) {  // the first group, half of the second
+    for (std::int64_t c = 0; c < selection.blocks(0); ++c) {
+      for (std::int64_t row = 0; row < problem.sample(0).tokens(); ++row) selection.set(0, head, row, c);
+    }
+  }
+  Tensors t = Tensors::random(problem, 38), dense = Tensors::random(problem, 38);
+  expect_like_reference(problem, &selection, t);
+  run(problem, nullptr, dense, execution());
+  const auto same = [&](const Tensor& a, const Tensor& b, std::int64_t head) {
+    for (std::int64_t row = 0; row < a.rows(); ++row) {
+      for (std::int64_t d = 0; d < problem.dim(); ++d) {
+        if (a.get(0, row, head, d) != b.get(0, row, head, d)) return false;
+      }
+    }
+    return true;
+  };
+  for (const std::int64_t head : {0, 1, 2}) EXPECT_TRUE(same(t.out, dense.out, head)) << head;
+  for (const std::int64_t head : {0, 1}) EXPECT_TRUE(same(t.dq, dense.dq, head)) << head;
+  EXPECT_TRUE(same(t.dk, dense.dk, 0) && same(t.dv, dense.dv, 0));
+  EXPECT_FALSE(same(t.out, dense.out, 3));
+}
+
 // A NaN key reaches the rows that attend its block and no other; a NaN query its own row (and the gradients of keys).
 TEST_P(Attend, NanStaysWhereReferenceHasIt) {
   const Problem problem({.grid = {2, 5, 7}, .block = {1, 5, 3}, .heads = 2, .dim = 24});
@@ -268,13 +270,8 @@ TEST_P(Attend, NanStaysWhereReferenceHasIt) {
     Tensors t = Tensors::random(problem, 42);
     Tensor* tensors[] = {&t.q, &t.k, &t.v, &t.dout};
     tensors[which]->set(0, 17, 1, 3, NAN);
-    run(problem, &selection, t, execution());
-    const Tensors expected = truth(problem, &selection, t);
-    EXPECT_EQ(near("out", t.out, expected.out, 1e-5), "") << which;
-    EXPECT_EQ(near("lse", t.lse, expected.lse, 1e-5), "") << which;
-    EXPECT_EQ(near("dq", t.dq, expected.dq, 1e-5), "") << which;
-    EXPECT_EQ(near("dk", t.dk, expected.dk, 1e-5), "") << which;
-    EXPECT_EQ(near("dv", t.dv, expected.dv, 1e-5), "") << which;
+    SCOPED_TRACE(which);
+    expect_like_reference(problem, &selection, t);
   }
 }
 

@@ -8,11 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "check/problems.hpp"
+#include "check/selections.hpp"
+#include "check/tensors.hpp"
 #include "cpu/select_bracket.hpp"
 #include "cpu/tier.hpp"
-#include "support/problems.hpp"
-#include "support/selections.hpp"
-#include "support/tensors.hpp"
 
 namespace vmoba::test {
 namespace {
@@ -425,7 +425,7 @@ TEST(BracketSolver, SolvesOrdinaryGates) {
           const std::int64_t pooled = scope == Scope::head ? 1 : heads;
           cpu::BracketSolver solver(sample, pooled, scope == Scope::block, 1);
           for (std::int64_t h = 0; h < heads; h += pooled) {
-            EXPECT_TRUE(solver.solve(h, selection, {})) << words(problem) << " head " << h;
+            EXPECT_TRUE(solver.solve(h, selection, {}).empty()) << words(problem) << " head " << h;
           }
         }
       }

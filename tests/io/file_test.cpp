@@ -3,14 +3,13 @@
 #include "io/file.hpp"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <filesystem>
 #include <fstream>
 
+#include "full_disk.hpp"
 #include "temporary.hpp"
 
 namespace vmoba::io {
@@ -54,19 +53,15 @@ TEST(File, refuses_what_cannot_be_written) {
   EXPECT_EQ(folder.entries(), 0u);
 }
 
-// A limit on file sizes is the full disk that every user can have: write() fails in the middle in the same way.
 TEST(File, full_disk_keeps_the_old_file) {
   const TemporaryFolder folder;
   const std::string path = folder / "a";
   write_file(path, "old");
-  rlimit before{};
-  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
-  const rlimit small{4096, before.rlim_max};
-  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
-  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
-  const auto message = message_of(Error::Kind::file, [&] { write_file(path, std::string(100000, 'x')); });
-  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
-  std::signal(SIGXFSZ, handler);
+  std::string message;
+  {
+    const test::FullDisk disk(4096);
+    message = message_of(Error::Kind::file, [&] { write_file(path, std::string(100000, 'x')); });
+  }
   EXPECT_NE(message.find(path), std::string::npos);
   EXPECT_NE(message.find("space"), std::string::npos);
   EXPECT_EQ(read_file(path), "old");

@@ -3,12 +3,11 @@
 #include "io/safetensors.hpp"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
-#include <csignal>
 #include <cstring>
 #include <numeric>
 
+#include "full_disk.hpp"
 #include "io/file.hpp"
 #include "temporary.hpp"
 
@@ -205,14 +204,10 @@ TEST(Safetensors, writer_refuses_nonsense_and_keeps_the_old_file) {
   refused({{"a", "F32", {1}, nullptr}});
   refused({}, {{"a", "\xFF"}});
 
-  rlimit before{};
-  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
-  const rlimit small{4096, before.rlim_max};
-  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
-  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
-  message_of(Error::Kind::file, [&] { write_safetensors(path, {{"b", "F32", {100'000}, a.data()}}); });
-  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
-  std::signal(SIGXFSZ, handler);
+  {
+    const test::FullDisk disk(4096);
+    message_of(Error::Kind::file, [&] { write_safetensors(path, {{"b", "F32", {100'000}, a.data()}}); });
+  }
   EXPECT_EQ(SafetensorsFile(path).tensors().count("a"), 1u);
   EXPECT_EQ(folder.entries(), 1u);
 }

@@ -3,12 +3,10 @@
 #include "io/video.hpp"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 
-#include <csignal>
-
 #include "clips.hpp"
+#include "full_disk.hpp"
 #include "io/file.hpp"
 #include "temporary.hpp"
 
@@ -333,14 +331,10 @@ TEST(Video, failed_writing_keeps_the_old_file) {
   for (const auto& container : containers) {
     const std::string path = folder / ("a." + container);
     write_file(path, "old");
-    rlimit before{};
-    ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
-    const rlimit small{2048, before.rlim_max};
-    const auto handler = std::signal(SIGXFSZ, SIG_IGN);
-    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
-    message_of(Error::Kind::file, [&] { write_video(path, clip, 1); });
-    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
-    std::signal(SIGXFSZ, handler);
+    {
+      const test::FullDisk disk(2048);
+      message_of(Error::Kind::file, [&] { write_video(path, clip, 1); });
+    }
     EXPECT_EQ(read_file(path), "old") << container;
     message_of(Error::Kind::file, [&] { write_video(folder / ("no/such/a." + container), clip); });
     message_of(Error::Kind::file, [&] { write_video("/proc/a." + container, clip); });

@@ -4,9 +4,9 @@
 
 #include <gtest/gtest.h>
 
-#include "support/compare.hpp"
+#include "check/compare.hpp"
+#include "check/problems.hpp"
 #include "support/errors.hpp"
-#include "support/problems.hpp"
 
 namespace vmoba {
 namespace {

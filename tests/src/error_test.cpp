@@ -12,6 +12,7 @@ namespace {
 TEST(Error, IsOneSentenceOfFourParts) {
   const Error error(Error::Kind::argument, "block.x", "70", "is larger than grid.x = 52", "use 1..52");
   EXPECT_STREQ(error.what(), "vmoba: block.x = 70 is larger than grid.x = 52; use 1..52");
+  EXPECT_EQ(error.sentence(), "block.x = 70 is larger than grid.x = 52; use 1..52");
   EXPECT_EQ(error.kind(), Error::Kind::argument);
 }
 

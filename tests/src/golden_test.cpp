@@ -8,8 +8,8 @@
 #include <sstream>
 #include <string>
 
-#include "support/compare.hpp"
-#include "support/problems.hpp"
+#include "check/compare.hpp"
+#include "check/problems.hpp"
 
 namespace vmoba {
 namespace {

@@ -8,8 +8,8 @@
 #include <algorithm>
 #include <set>
 
+#include "check/problems.hpp"
 #include "support/errors.hpp"
-#include "support/problems.hpp"
 
 namespace vmoba {
 namespace {

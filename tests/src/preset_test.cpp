@@ -95,6 +95,37 @@ TEST(Schedule, DenseLayersAndMinTokensHoldInTrainingToo) {
   }
 }
 
+// Automatic: the cost model's word on a call that is known, the break-even of a usual call otherwise.
+TEST(Schedule, AutomaticMinTokensAskTheCostModel) {
+  Schedule s;
+  s.min_tokens = Schedule::automatic;
+  const auto problem = [](Grid grid, Block block, Policy policy = Threshold{}) {
+    return Problem({.grid = grid, .block = block, .heads = 4, .dim = 64, .policy = policy});
+  };
+  const Problem large = problem({16, 16, 16}, {4, 4, 4}), tiny = problem({2, 2, 4}, {1, 2, 2});
+  const Problem full_density = problem({16, 16, 16}, {4, 4, 4}, TopK{.k = 64});
+  for (auto use : {Schedule::Use::sampling, Schedule::Use::training}) {
+    EXPECT_FALSE(s.dense(30, 40, 0, large, use));
+    EXPECT_TRUE(s.dense(30, 40, 0, tiny, use));
+    EXPECT_TRUE(s.dense(30, 40, 0, full_density, use));
+    EXPECT_TRUE(s.dense(30, 40, 0, 8, use));
+    EXPECT_FALSE(s.dense(30, 40, 0, 4096, use));
+    Schedule asked = s;
+    asked.min_tokens = 0;  // an explicit number is followed
+    EXPECT_FALSE(asked.dense(30, 40, 0, tiny, use));
+    EXPECT_FALSE(asked.dense(30, 40, 0, full_density, use));
+    asked.min_tokens = 5000;
+    EXPECT_TRUE(asked.dense(30, 40, 0, large, use));
+  }
+  EXPECT_TRUE(s.dense(3, 40, 0, large, Schedule::Use::sampling));  // the first quarter stays dense
+  s.dense_layers = {2};
+  EXPECT_TRUE(s.dense(30, 40, 2, large, Schedule::Use::sampling));
+  CostModel costs = default_costs("cpu:skylake");
+  costs.select.call = 1;
+  s.dense_layers = {};
+  EXPECT_TRUE(s.dense(30, 40, 0, large, Schedule::Use::sampling, &costs));
+}
+
 TEST(Schedule, RefreshCountsFromTheFirstSparseStep) {
   Schedule s;
   s.dense_steps = 3;

@@ -2,13 +2,15 @@
 // Selections on disk: round trips, and every way a file can lie.
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
+#include <unistd.h>
 
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <sstream>
 
+#include "check/problems.hpp"
 #include "support/errors.hpp"
-#include "support/problems.hpp"
 #include "vmoba/vmoba.hpp"
 
 namespace vmoba {
@@ -72,6 +74,24 @@ TEST(SelectionFile, ReadsExactlyItsOwnBytes) {
   EXPECT_EQ(Selection::load(stream), small());
   EXPECT_EQ(Selection::load(stream), small());
   EXPECT_EQ(stream.get(), 'x');
+}
+
+TEST(SelectionFile, AFileHoldsOneSelection) {
+  const std::string path = testing::TempDir() + "vmoba-selection-" + std::to_string(::getpid());
+  const auto refused = [&](const std::string& bytes, const std::string& rule, const std::string& way_out) {
+    std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
+    test::expect_error(Error::Kind::file, path, "", rule, way_out, [&] { Selection::load_file(path); });
+  };
+  std::ofstream(path, std::ios::binary) << saved(small());
+  EXPECT_EQ(Selection::load_file(path), small());
+  refused(saved(small()) + saved(small()), "goes on after the selection's end", "a file that save wrote");
+  refused(saved(small()) + '\0', "goes on after the selection's end", "a file that save wrote");
+  refused("", "ends too early", "save the selection again");
+  std::remove(path.c_str());
+  test::expect_error(Error::Kind::file, path, "", "cannot be read (No such file", "a file that save wrote",
+                     [&] { Selection::load_file(path); });
+  test::expect_error(Error::Kind::file, "/", "", "is a folder", "a file that save wrote",
+                     [&] { Selection::load_file("/"); });
 }
 
 TEST(SelectionFile, RefusesEveryTruncation) {

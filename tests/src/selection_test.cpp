@@ -5,8 +5,8 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
+#include "check/problems.hpp"
 #include "support/errors.hpp"
-#include "support/problems.hpp"
 
 namespace vmoba {
 namespace {

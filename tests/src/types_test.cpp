@@ -8,8 +8,8 @@
 #include <cstring>
 #include <limits>
 
+#include "check/tensors.hpp"
 #include "float16.hpp"
-#include "support/tensors.hpp"
 
 namespace vmoba {
 namespace {

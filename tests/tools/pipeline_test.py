@@ -6,24 +6,17 @@ import os
 import sys
 
 import pytest
+from program import run, small
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("cv2")
 
-SMALL = (
-    "--layers 3 --heads 2 --head-dim 24 --ffn 64 --text-dim 16 --text-length 24 --rendered-clips 4 --held-out 0.25 "
-    "--height 64 --width 96 --crop 3,5,7 --batch 1 --threads 1 --validation-samples 2 --validate-every 4 --log-every 1 "
-    "--dense-path sdpa --steps 8"
-).split()
-
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    import subprocess
-
     folder = tmp_path_factory.mktemp("pipeline")
-    for name, policy in (("dense", ["--policy", "dense"]), ("sparse", ["--policy", "threshold:0.4", "--cycle", "2,f,f;f,2,3;2,2,3"])):
-        result = subprocess.run([os.environ["VMOBA_PROGRAM"], "train", "--out", folder / name, *SMALL, *policy], capture_output=True, text=True)
+    for name in ("dense", "sparse"):
+        result = run("train", "--out", folder / name, "--steps", 8, *small(policy=name))
         assert result.returncode == 0, result.stderr
     return folder
 

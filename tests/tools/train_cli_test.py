@@ -9,27 +9,10 @@ import subprocess
 import time
 
 import pytest
+from program import PROGRAM, one_line, small
+from program import run as vmoba
 
-PROGRAM = os.environ.get("VMOBA_PROGRAM", "")
-pytestmark = pytest.mark.skipif(not os.path.exists(PROGRAM), reason="VMOBA_PROGRAM does not name the program vmoba")
-
-SMALL = (
-    "--layers 3 --heads 2 --head-dim 24 --ffn 64 --text-dim 16 --text-length 24 --rendered-clips 4 --held-out 0.25 "
-    "--height 64 --width 96 --crop 3,5,7 --cycle 2,f,f;f,2,3;2,2,3 --policy threshold:0.4 --batch 1 --threads 1 "
-    "--validation-samples 2 --validate-every 4 --log-every 1 --dense-path sdpa"
-).split()
-
-
-def vmoba(*arguments, **options):
-    return subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options)
-
-
-def one_line(result, *words):
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("vmoba: "), lines[0]
-    for word in words:
-        assert word in lines[0], lines[0]
+SMALL = small()
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 
 import json
 import os
+import subprocess
 
 import pytest
 
@@ -38,10 +39,8 @@ def test_unknown_verb_and_option(refused):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_full_disk_on_standard_output(vmoba):
-    import subprocess
-
     with open("/dev/full", "w") as full:
-        result = subprocess.run([os.environ["VMOBA_PROGRAM"], "flops"], stdout=full, stderr=subprocess.PIPE, text=True)
+        result = vmoba("flops", capture_output=False, stdout=full, stderr=subprocess.PIPE)
     assert result.returncode == 3
     assert "standard output" in result.stderr
 
@@ -178,6 +177,37 @@ def test_bench_of_a_small_problem(told, vmoba, tmp_path):
         assert memory["tensors_bytes"] > 0
 
 
+def test_bench_sweeps_tokens_dims_and_dtypes(told):
+    cases = told("bench", "--tokens", "200,400", "--dim", "16,32", "--heads", 1, "--dtype", "f32,f16", "--data", "rendered", "--blocks",
+                 "2,2,2;run:50", "--direction", "forward", "--repeats", 1, "--seconds", 0, "--no-flex")["cases"]  # fmt: skip
+    assert {(case["dim"], case["dtype"]) for case in cases} == {(16, "f32"), (16, "f16"), (32, "f32"), (32, "f16")}
+    assert len(cases) == 8 and len({case["tokens"] for case in cases}) == 2
+    for case in cases:
+        rows = case["rows"]
+        assert {row["block"] for row in rows if row["contender"] == "vmoba-sparse"} == {"2x2x2", "run:50"}
+        assert {row["direction"] for row in rows} == {"forward", "select"}
+        torch = {row["dtype"]: row["seconds"]["median"] for row in rows if row["contender"] == "torch-sdpa"}
+        assert case["torch_best"] == {"forward": min(torch, key=torch.get)}
+        dense = next(row for row in rows if row["contender"] == "vmoba-dense")
+        assert dense["over_torch"] == pytest.approx(min(torch.values()) / dense["seconds"]["median"])
+
+
+def test_bench_on_a_real_clip(told, clip):
+    case = told("bench", "--tokens", 600, "--heads", 1, "--dim", 32, "--data", f"clip:{clip}", "--direction", "forward", "--repeats", 1,
+                "--seconds", 0, "--no-flex")["cases"][0]  # fmt: skip
+    assert case["data"] == f"clip:{clip}" and len(case["rows"]) > 5
+
+
+def test_bench_prints_targets(told, refused):
+    lines = told("bench", "--suite", "targets", "--quick", "--only", "1D blocks,break-even")["targets"]
+    assert len(lines) == 5
+    for line in lines:
+        assert line["reached"] == (line["value"] <= line["target"] if line["rule"] == "<=" else line["value"] >= line["target"])
+        assert ("1D blocks" in line["what"]) != ("break-even" in line["what"])
+    share = next(line for line in lines if "Threshold head" in line["what"])
+    assert 0 < share["value"] < 1
+
+
 def test_bench_reaches_a_density(told):
     case = told("bench", "--tokens", 600, "--heads", 2, "--dim", 32, "--data", "random", "--density", "0.4", "--direction", "forward",
                 "--repeats", 1, "--seconds", 0, "--no-flex")["cases"][0]  # fmt: skip
@@ -198,6 +228,15 @@ def test_bench_reaches_a_density(told):
         (["--tokens", "below 1"], ["--tokens", 0]),
         (["--direction", "up"], ["--direction", "up"]),
         (["--repeats"], ["--repeats", 0]),
+        (["--tokens", "200.5", "whole"], ["--tokens", "100,200.5"]),
+        (["--dim", "below 1"], ["--dim", "64,0"]),
+        (["--blocks", "7,5"], ["--blocks", "7,5"]),
+        (["--only", "--suite targets"], ["--only", "memory"]),
+        (["--quick"], ["--quick"]),
+        (["--fit", "issue"], ["--fit", "--suite", "issue"]),
+        (["--tokens", "--suite targets"], ["--suite", "targets", "--tokens", 64]),
+        (["--seconds", "--fit"], ["--fit", "--seconds", 1]),
+        (["--data", "clip:", "clip:FILE"], ["--data", "clip:", "--tokens", 64, "--no-flex"]),
         (["warp"], ["--backend", "warp"]),
     ],
 )

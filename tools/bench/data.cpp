@@ -57,7 +57,7 @@ Inputs make_inputs(const std::string& kind, const Grid& grid, std::int64_t heads
     field = smooth_field(grid, random);
   } else if (kind == "rendered") {
     field = latents_of(dit::render_clip(seed, 4 * (grid.t - 1) + 1, 8 * grid.y, 8 * grid.x).rgb, grid);
-  } else if (kind.rfind("clip:", 0) == 0) {
+  } else if (kind.rfind("clip:", 0) == 0 && kind.size() > 5) {
     field = clip_field(kind.substr(5), grid);
   } else {
     throw_argument("--data", kind, "is no kind of data known here", "use random, smooth, rendered or clip:FILE");

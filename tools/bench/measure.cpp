@@ -35,6 +35,14 @@ double Times::spread() const {
   return middle > 0 ? (quantile(seconds, 0.75) - quantile(seconds, 0.25)) / middle : 0;
 }
 
+Ratio ratio(const Times& over, const Times& under) {
+  const std::size_t rounds = over.seconds.size();
+  if (rounds != under.seconds.size() || rounds < 2) return {over.median() / under.median(), 0};
+  Times ratios;
+  for (std::size_t i = 0; i < rounds; ++i) ratios.seconds.push_back(over.seconds[i] / under.seconds[i]);
+  return {ratios.median(), ratios.spread()};
+}
+
 void measure_rounds(std::vector<Contender>& contenders, const std::vector<std::string>& group, const Rounds& rounds,
                     const std::function<void(const std::string&)>& tick) {
   std::vector<double> first(contenders.size());

@@ -17,6 +17,14 @@ struct Times {
   double spread() const;  // (third quartile - first quartile) / median
 };
 
+// One contender over another. Both have run in the same rounds: the median of the rounds' ratios, so that a slow minute
+// of the machine falls out; else (one of them was measured once) the ratio of the medians.
+struct Ratio {
+  double value = 0;
+  double spread = 0;  // interquartile range of the rounds' ratios over value; 0: one measurement
+};
+Ratio ratio(const Times& over, const Times& under);
+
 struct Contender {
   std::string name;
   std::function<void()> run;

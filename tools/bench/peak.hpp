@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace vmoba::tools {
@@ -15,5 +16,7 @@ struct Peak {
 // A loop of independent fused multiply-adds in registers on each of so many threads at once, the best of a few runs.
 // Tiers that the CPU lacks are left out. The last is the widest.
 std::vector<Peak> measure_peaks(std::int64_t threads);
+// The ceiling of the tier of this backend ("cpu:haswell"); the widest when none has its name.
+const Peak& peak_of(const std::vector<Peak>& peaks, std::string_view backend);
 
 }  // namespace vmoba::tools

@@ -240,7 +240,7 @@ TEST(Cache, used_rebuilt_when_stale_and_never_trusted) {
   std::vector<std::string> lines;
   DataOptions o = small(folder.path());
   o.log = [&](const std::string& line) { lines.push_back(line); };
-  const std::string cache = folder / ".vmoba-cache";
+  const std::string cache = o.cache = folder / "cache";
   const auto latents = [&] { return Dataset::open(o, tokenizer())->batch(Dataset::Split::train, 0, 3).latents; };
   const at::Tensor fresh = latents();
   ASSERT_TRUE(fs::exists(cache + "/manifest.json"));

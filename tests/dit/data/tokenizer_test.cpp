@@ -127,14 +127,17 @@ TEST(Tokenizer, quality_on_clips) {
     EXPECT_LT(deviation.max().item<double>(), 3) << name;
     return psnr(rgb, back);
   };
+  // Rendered clips vary more than filmed ones: 25.2 to 31.9 dB over these.
   double sum = 0;
-  for (std::uint64_t seed = 0; seed < 6; ++seed) {
-    const RenderedClip clip = render_clip(seed, 25, 192, 320);
+  constexpr int rendered = 24;
+  for (std::uint64_t seed = 0; seed < rendered; ++seed) {
+    const RenderedClip clip = render_clip(seed, 13, 192, 320);
     const double quality = measure(clip.caption, clip.rgb);
-    EXPECT_GT(quality, 24) << clip.caption;
+    EXPECT_GT(quality, 24.5) << clip.caption;
     sum += quality;
   }
-  EXPECT_GT(sum / 6, 26.5);  // measured: 26.9; drawn edges are sharper than filmed ones
+  std::printf("  rendered, mean: %.2f dB\n", sum / rendered);
+  EXPECT_GT(sum / rendered, 27.5);
   for (const auto& path : test::real_clips(VMOBA_SOURCE_DIR)) {
     io::Frames frames = io::read_video(path, {.fps = 12, .height = 192, .width = 320, .max_frames = 49});
     const at::Tensor rgb = at::from_blob(frames.rgb.data(), {(frames.frames - 1) / 4 * 4 + 1, 192, 320, 3}, at::kByte);

@@ -18,23 +18,22 @@ TEST(Config, EmptyObjectGivesTheDefaultsOfDiffusers) {
 }
 
 TEST(Config, RoundTripKeepsEveryField) {
-  Config config;
-  config.patch_size = {2, 1, 3};
-  config.num_attention_heads = 3;
-  config.attention_head_dim = 24;
-  config.in_channels = 5;
-  config.out_channels = 7;
-  config.text_dim = 11;
-  config.freq_dim = 10;
-  config.ffn_dim = 13;
-  config.num_layers = 2;
-  config.cross_attn_norm = false;
-  config.qk_norm.reset();
-  config.eps = 3e-7;
-  config.image_dim = 17;
-  config.added_kv_proj_dim = 72;
-  config.rope_max_seq_len = 99;
-  config.pos_embed_seq_len = 6;
+  const Config config{.patch_size = {2, 1, 3},
+                      .num_attention_heads = 3,
+                      .attention_head_dim = 24,
+                      .in_channels = 5,
+                      .out_channels = 7,
+                      .text_dim = 11,
+                      .freq_dim = 10,
+                      .ffn_dim = 13,
+                      .num_layers = 2,
+                      .cross_attn_norm = false,
+                      .qk_norm = std::nullopt,
+                      .eps = 3e-7,
+                      .image_dim = 17,
+                      .added_kv_proj_dim = 72,
+                      .rope_max_seq_len = 99,
+                      .pos_embed_seq_len = 6};
   EXPECT_EQ(parse_config(to_json(config), "config.json"), config);
   EXPECT_NE(config, Config{});
 }

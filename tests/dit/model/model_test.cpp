@@ -10,16 +10,16 @@
 #include <exception>
 #include <thread>
 
-#include "small_model.hpp"
+#include "dit/small_model.hpp"
 #include "tests/io/temporary.hpp"
 
 namespace vmoba::dit {
 namespace {
 
+using test::message_of;
 using test::small_inputs;
 using test::small_model;
 using test::sparse_plan;
-using vmoba::test::message_of;
 
 std::vector<double> densities(WanModel& model, const test::Inputs& inputs, const StepContext& context) {
   const at::NoGradGuard no_grad;

@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "dit/model/attention.hpp"
-#include "small_model.hpp"
+#include "dit/small_model.hpp"
 #include "vmoba/error.hpp"
 
 namespace vmoba::dit {
@@ -47,6 +47,37 @@ TEST(Plan, ScheduleAndDensePolicyMakeLayersDense) {
   plan.cycle[0].policy = Dense{};
   EXPECT_FALSE(sparse_call(plan, 0, grid, training));
   EXPECT_FALSE(sparse_call(AttentionPlan{}, 2, grid, training));
+}
+
+TEST(Plan, AutomaticMinTokensMakeWhatIsTooSmallDense) {
+  AttentionPlan plan = test::sparse_plan();
+  plan.schedule.min_tokens = Schedule::automatic;
+  const Grid large{16, 16, 16}, tiny{2, 2, 2};
+  EXPECT_TRUE(sparse_call(plan, 0, large, training));
+  EXPECT_FALSE(sparse_call(plan, 0, tiny, training));
+  CostModel costs = default_costs("cpu:skylake");
+  costs.select.call = 1;  // a machine on which selections take a second
+  plan.costs = costs;
+  EXPECT_FALSE(sparse_call(plan, 0, large, training));
+  plan.costs.reset();
+  // Above the crossover density one layer is dense, the others are not.
+  plan.cycle[1].policy = Threshold{.tau = 0.99};
+  EXPECT_TRUE(sparse_call(plan, 0, large, training));
+  EXPECT_FALSE(sparse_call(plan, 1, large, training));
+
+  EXPECT_EQ(parse_plan(to_json(plan)).schedule.min_tokens, Schedule::automatic);
+  AttentionPlan resolved = plan;
+  resolved.schedule.dense_layers = {0};
+  resolve_min_tokens(resolved, 6, large, {}, Schedule::Use::training);
+  EXPECT_EQ(resolved.schedule.min_tokens, 0);
+  EXPECT_EQ(resolved.schedule.dense_layers, (std::set<std::int64_t>{0, 1, 4}));
+  resolved = plan;
+  resolve_min_tokens(resolved, 2, tiny, {}, Schedule::Use::sampling);
+  EXPECT_EQ(resolved.schedule.dense_layers, (std::set<std::int64_t>{0, 1}));
+  plan.schedule.min_tokens = 7;
+  resolved = plan;
+  resolve_min_tokens(resolved, 6, large, {}, Schedule::Use::training);
+  EXPECT_EQ(resolved.schedule, plan.schedule);
 }
 
 TEST(Plan, JsonRoundTripKeepsEveryField) {

@@ -8,16 +8,16 @@
 #include <sstream>
 
 #include "dit/model/model.hpp"
+#include "dit/small_model.hpp"
 #include "io/file.hpp"
 #include "io/safetensors.hpp"
-#include "small_model.hpp"
 #include "tests/io/temporary.hpp"
 
 namespace vmoba::dit {
 namespace {
 
-using vmoba::test::message_of;
-using vmoba::test::TemporaryFolder;
+using test::message_of;
+using test::TemporaryFolder;
 
 const std::string weights_file = "diffusion_pytorch_model.safetensors";
 const std::string index_file = weights_file + ".index.json";

@@ -9,9 +9,9 @@
 #include <fstream>
 
 #include "dit/sample/quality.hpp"
+#include "dit/small_run.hpp"
 #include "dit/train/flow.hpp"
 #include "dit/train/noise.hpp"
-#include "dit/train/small_run.hpp"
 #include "dit/train/trainer.hpp"
 #include "io/temporary.hpp"
 #include "io/video.hpp"
@@ -22,20 +22,8 @@ namespace {
 
 using test::TemporaryFolder;
 
-// A model whose every weight matters: fresh ones end in a zero layer.
 WanModel small_model() {
-  Config config{.patch_size = {1, 1, 1},
-                .num_attention_heads = 2,
-                .attention_head_dim = 24,
-                .text_dim = 16,
-                .ffn_dim = 64,
-                .num_layers = 2};
-  WanModel model(config);
-  const torch::NoGradGuard no_grad;
-  std::uint64_t number = 1000;
-  for (auto& item : model->named_parameters()) {
-    item.value().copy_(item.value() + 0.05 * normal_tensor(item.value().sizes(), {1, Purpose::weights, number++}));
-  }
+  WanModel model = test::small_model(test::small_video_config(2));
   model->eval();
   return model;
 }
@@ -43,7 +31,7 @@ WanModel small_model() {
 SampleOptions small_sample() { return {.latent = {3, 4, 5}, .steps = 4, .shift = 3, .guidance = 1, .seed = 11}; }
 
 at::Tensor context(std::uint64_t number, std::int64_t batch = 1) {
-  return normal_tensor({batch, 6, 16}, {2, Purpose::sampling, number});
+  return normal_tensor({batch, 6, 12}, {2, Purpose::sampling, number});
 }
 
 TEST(Sampler, IsEulersMethod) {
@@ -128,7 +116,7 @@ TEST(Sampler, RefusesWhatDoesNotFit) {
   EXPECT_THROW(sample(model, {}, {}, options), Error);
   options.guidance = 2;
   EXPECT_THROW(sample(model, context(0), {}, options), Error);
-  EXPECT_THROW(sample(model, context(0), at::zeros({1, 5, 16}), options), Error);
+  EXPECT_THROW(sample(model, context(0), at::zeros({1, 5, 12}), options), Error);
   options = small_sample();
   options.latent = {3, 0, 5};
   EXPECT_THROW(sample(model, context(0), {}, options), Error);

@@ -14,8 +14,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "dit/small_run.hpp"
 #include "dit/train/noise.hpp"
-#include "dit/train/small_run.hpp"
 #include "dit/train/trainer.hpp"
 #include "io/temporary.hpp"
 #include "support/errors.hpp"

@@ -8,11 +8,12 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
+#include "dit/small_run.hpp"
 #include "dit/train/checkpoint.hpp"
-#include "dit/train/small_run.hpp"
 #include "dit/train/tensors.hpp"
 #include "io/temporary.hpp"
 #include "io/video.hpp"
@@ -29,6 +30,12 @@ using test::TemporaryFolder;
 std::string bytes_of(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::uint64_t header_bytes(const std::string& safetensors) {
+  std::uint64_t size = 0;
+  std::memcpy(&size, safetensors.data(), sizeof size);
+  return size;
 }
 
 void overwrite(const std::string& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }
@@ -75,14 +82,19 @@ TEST(Trainer, LossFallsAndEverythingIsRecorded) {
   const test::Lines lines = read_metrics(options.out);
   ASSERT_EQ(lines.steps.size(), 30U);
   ASSERT_EQ(lines.validations.size(), 4U);  // 0, 10, 20, 30
+  double parts_seconds = 0, step_seconds = 0;
   for (std::size_t i = 0; i < 30; ++i) {
     EXPECT_EQ(lines.steps[i]["step"], static_cast<std::int64_t>(i) + 1);
     EXPECT_EQ(lines.steps[i]["loss"], reports[i].loss);
     const auto& seconds = lines.steps[i]["seconds"];
-    const double sum = seconds["data"].get<double>() + seconds["forward"].get<double>() +
-                       seconds["backward"].get<double>() + seconds["optimizer"].get<double>();
-    EXPECT_GT(seconds["forward"], 0);
-    EXPECT_NEAR(sum, seconds["step"].get<double>(), 0.2 * seconds["step"].get<double>() + 1e-3);
+    double sum = 0;
+    for (const char* part : {"data", "forward", "backward", "optimizer"}) {
+      EXPECT_GT(seconds[part], 0) << part;
+      sum += seconds[part].get<double>();
+    }
+    EXPECT_LE(sum, seconds["step"].get<double>());
+    parts_seconds += sum;
+    step_seconds += seconds["step"].get<double>();
     ASSERT_EQ(lines.steps[i]["density"].size(), 3U);
     for (const auto& density : lines.steps[i]["density"]) {
       EXPECT_GT(density, 0.1);
@@ -91,6 +103,7 @@ TEST(Trainer, LossFallsAndEverythingIsRecorded) {
     EXPECT_GT(lines.steps[i]["peak_memory"], 1 << 20);
     EXPECT_GT(lines.steps[i]["tokens_per_second"], 0);
   }
+  EXPECT_GT(parts_seconds, 0.7 * step_seconds);  // a busy machine may stop us anywhere
   EXPECT_TRUE(fs::exists(options.out + "/run.json"));
   // Nothing temporary is left.
   for (const auto& entry : fs::directory_iterator(options.out + "/checkpoints")) {
@@ -222,8 +235,9 @@ TEST(Trainer, Bf16TrainsCloseToFp32) {
   full.steps = half.steps = 3;
   half.bf16 = true;
   const TrainResult a = train(full), b = train(half);
-  EXPECT_NE(a.loss, b.loss);
   EXPECT_NEAR(a.loss, b.loss, 0.02 * a.loss);
+  const test::Lines one = read_metrics(full.out), two = read_metrics(half.out);
+  EXPECT_NE(one.steps[1]["gradient_norm"], two.steps[1]["gradient_norm"]);  // bf16 has an effect
 }
 
 class BrokenCheckpoint : public ::testing::Test {
@@ -278,6 +292,26 @@ TEST_F(BrokenCheckpoint, WrongShapesAreNamedWithBoth) {
   EXPECT_NE(message.find("proj_out.bias.exp_avg"), std::string::npos) << message;
   EXPECT_NE(message.find("[3, 5]"), std::string::npos) << message;
   EXPECT_NE(message.find("[16]"), std::string::npos) << message;
+}
+
+TEST_F(BrokenCheckpoint, ValuesThatAreNotFiniteAreNamed) {
+  for (const char* name : {"diffusion_pytorch_model.safetensors", "optimizer.safetensors", "text_embedding.safetensors",
+                           "ema/diffusion_pytorch_model.safetensors", "ema/text_embedding.safetensors"}) {
+    const std::string path = checkpoint_ + "/" + name, whole = bytes_of(path);
+    std::string poisoned = whole, tensor;
+    {
+      const io::SafetensorsFile file(path);
+      for (const auto& [found, info] : file.tensors())
+        if (info.end == whole.size() - 8 - header_bytes(whole)) tensor = found;
+    }
+    poisoned.replace(poisoned.size() - 4, 4, std::string("\0\0\x80\x7f", 4));  // the last number: infinity
+    overwrite(path, poisoned);
+    const std::string message = refused(Error::Kind::file);
+    EXPECT_NE(message.find(checkpoint_), std::string::npos) << message;
+    EXPECT_NE(message.find("not finite in tensor " + tensor), std::string::npos) << name << ": " << message;
+    overwrite(path, whole);
+  }
+  EXPECT_EQ(train(options_).step, 2);
 }
 
 TEST_F(BrokenCheckpoint, ForeignStateAndOtherRunsAreRefused) {
@@ -337,13 +371,26 @@ TEST(Trainer, TrainsOnVideoFiles) {
   }
   TrainOptions options = small_run(folder / "run");
   options.data.directory = folder / "clips";
-  options.data.cache = folder / "cache";
   options.steps = 20;
   options.lr = 3e-3;
   options.validate_every = 20;
   const TrainResult result = train(options);
   EXPECT_EQ(result.step, 20);
   EXPECT_LT(result.last_validation, 0.95 * result.first_validation);
+  // Latents lie with the run; nothing is written beside the videos.
+  EXPECT_TRUE(fs::exists(folder / "run/latents/manifest.json"));
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder / "clips"), {}), 1);
+  // A cache that cannot be written costs one line.
+  TrainOptions other = options;
+  other.out = folder / "other";
+  other.data.cache = "/proc/vmoba-latents";
+  other.steps = 1;
+  std::vector<std::string> lines;
+  TrainCallbacks callbacks;
+  callbacks.log = [&](const std::string& line) { lines.push_back(line); };
+  EXPECT_EQ(train(other, callbacks).step, 1);
+  ASSERT_EQ(lines.size(), 1U);
+  EXPECT_NE(lines[0].find("only: /proc/vmoba-latents"), std::string::npos) << lines[0];
 }
 
 }  // namespace

@@ -4,8 +4,8 @@
 
 #include <cmath>
 
-#include "support/compare.hpp"
-#include "support/problems.hpp"
+#include "check/compare.hpp"
+#include "check/problems.hpp"
 
 namespace vmoba {
 namespace {

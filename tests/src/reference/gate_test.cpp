@@ -4,8 +4,8 @@
 
 #include <cmath>
 
+#include "check/problems.hpp"
 #include "reference/reference.hpp"
-#include "support/problems.hpp"
 
 namespace vmoba {
 namespace {

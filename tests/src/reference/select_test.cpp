@@ -9,10 +9,10 @@
 #include <map>
 #include <numeric>
 
+#include "check/compare.hpp"
+#include "check/problems.hpp"
+#include "check/selections.hpp"
 #include "reference/reference.hpp"
-#include "support/compare.hpp"
-#include "support/problems.hpp"
-#include "support/selections.hpp"
 
 namespace vmoba {
 namespace {

@@ -38,7 +38,7 @@ inline SelectionDifference selection_difference(const Problem& p, const Tensor& 
   constexpr double u = 0x1p-24;
   const ConstView qv = p.resolve(q.view(), p.heads(), p.dim()), kv = p.resolve(k.view(), p.kv_heads(), p.dim());
   Selection expected(p), moved(p);
-  const auto [floor, cap, scope] = std::visit(
+  const auto [floor, cap, rule_scope] = std::visit(
       [](const auto& rule) -> std::tuple<std::int64_t, std::optional<std::int64_t>, Scope> {
         if constexpr (requires { rule.scope; }) {
           return {rule.min_blocks, rule.max_blocks, rule.scope};
@@ -48,6 +48,7 @@ inline SelectionDifference selection_difference(const Problem& p, const Tensor& 
       },
       p.policy());
   const bool row_cuts = floor > 1 || cap;
+  const Scope scope = rule_scope;  // clang 14 captures no structured bindings
 
   for (std::int64_t b = 0; b < p.batch(); ++b) {
     const Sample& sample = p.sample(b);

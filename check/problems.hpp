@@ -96,11 +96,10 @@ inline ProblemOptions random_options(Rng& rng, const Limits& limits = {}) {
   return random_options([&](std::int64_t low, std::int64_t high) { return rng.integer(low, high); }, limits);
 }
 
-// Random bits, ignoring any budget; rows may attend nothing. keep: chance of a bit, in percent.
-inline Selection random_selection(const Problem& problem, Rng& rng, std::int64_t keep = 40) {
-  Selection selection(problem);
-  for (std::int64_t b = 0; b < problem.batch(); ++b) {
-    for (std::int64_t h = 0; h < problem.heads(); ++h) {
+// Sets each bit with a chance of keep percent, ignoring any budget; rows may attend nothing.
+inline void set_random_bits(Selection& selection, Rng& rng, std::int64_t keep) {
+  for (std::int64_t b = 0; b < selection.batch(); ++b) {
+    for (std::int64_t h = 0; h < selection.heads(); ++h) {
       for (std::int64_t c = 0; c < selection.blocks(b); ++c) {
         for (std::int64_t row = 0; row < selection.shape(b).rows(); ++row) {
           if (rng.integer(0, 99) < keep) selection.set(b, h, row, c);
@@ -108,6 +107,11 @@ inline Selection random_selection(const Problem& problem, Rng& rng, std::int64_t
       }
     }
   }
+}
+
+inline Selection random_selection(const Problem& problem, Rng& rng, std::int64_t keep = 40) {
+  Selection selection(problem);
+  set_random_bits(selection, rng, keep);
   return selection;
 }
 
@@ -119,15 +123,7 @@ inline Selection random_block_selection(const Problem& problem, Block query_bloc
     shapes.push_back({keys, std::make_shared<const Partition>(keys->grid(), query_block)});
   }
   Selection selection(std::move(shapes), problem.heads());
-  for (std::int64_t b = 0; b < problem.batch(); ++b) {
-    for (std::int64_t h = 0; h < problem.heads(); ++h) {
-      for (std::int64_t c = 0; c < selection.blocks(b); ++c) {
-        for (std::int64_t row = 0; row < selection.shape(b).rows(); ++row) {
-          if (rng.integer(0, 99) < keep) selection.set(b, h, row, c);
-        }
-      }
-    }
-  }
+  set_random_bits(selection, rng, keep);
   return selection;
 }
 

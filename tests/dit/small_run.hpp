@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A training run of a second or two: two layers, tiny rendered clips.
+// A training run of a second or two on tiny rendered clips.
 #pragma once
 
 #include <fstream>
@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "dit/small_model.hpp"
 #include "dit/train/trainer.hpp"
 
 namespace vmoba::test {
@@ -14,20 +15,14 @@ namespace vmoba::test {
 inline dit::TrainOptions small_run(const std::string& out) {
   dit::TrainOptions options;
   options.out = out;
-  options.model.num_layers = 3;
-  options.model.num_attention_heads = 2;
-  options.model.attention_head_dim = 24;
-  options.model.ffn_dim = 64;
-  options.model.text_dim = 16;
+  options.model = small_video_config();
   options.data.rendered_clips = 4;
   options.data.held_out = 0.25;
   options.data.height = 64;
   options.data.width = 96;
   options.data.crop = {3, 5, 7};
   options.data.text_length = 24;
-  options.plan.dense = false;
-  options.plan.cycle = {
-      {Block{2, full, full}, Threshold{0.4}}, {Block{full, 2, 3}, Threshold{0.4}}, {Block{2, 2, 3}, Threshold{0.4}}};
+  options.plan = sparse_plan(0.4, {2, full, full}, {full, 2, 3}, {2, 2, 3});
   options.plan.dense_path = dit::AttentionPlan::DensePath::torch_sdpa;
   options.steps = 8;
   options.batch = 2;

@@ -32,16 +32,18 @@ inline std::vector<char> attention_mask(const Problem& p, const Selection* selec
   return mask;
 }
 
-template <class Element>
-double rounded(double value) {
-  return to_double(from_double<Element>(value));
+template <class Element, class Sum>
+Sum rounded(Sum value) {
+  return static_cast<Sum>(to_double(from_double<Element>(static_cast<double>(value))));
 }
 
 // Writes out, lse, dq, dk, dv of t. Element: where intermediate tensors live; Sum: what sums run in.
 template <class Element, class Sum>
 void naive_in(const Problem& p, const Selection* selection, Tensors& t, bool with_dlse) {
+  using std::exp, std::log;  // of numbers; other types bring theirs
   const std::int64_t dim = p.dim();
-  const auto round = [](Sum x) { return static_cast<Sum>(rounded<Element>(static_cast<double>(x))); };
+  const Sum lowest = static_cast<Sum>(-std::numeric_limits<double>::infinity());
+  const auto round = [](Sum x) { return rounded<Element>(x); };
   for (std::int64_t b = 0; b < p.batch(); ++b) {
     const Sample& s = p.sample(b);
     const std::int64_t rows = s.rows, at = p.packed() ? 0 : b;
@@ -68,10 +70,10 @@ void naive_in(const Problem& p, const Selection* selection, Tensors& t, bool wit
         if (p.kv_head(h) != g) continue;
         const std::vector<char> mask = attention_mask(p, selection, b, h);
         const std::vector<Sum> q = load(t.q, h), dout = load(t.dout, h), dlse = load(t.dlse, h);
-        std::vector<Sum> out(rows * dim, 0), dq(rows * dim, 0), lse(rows, -std::numeric_limits<Sum>::infinity());
+        std::vector<Sum> out(rows * dim, 0), dq(rows * dim, 0), lse(rows, lowest);
         for (std::int64_t i = 0; i < rows; ++i) {
           std::vector<Sum> logits(rows, 0), probability(rows, 0), dp(rows, 0);
-          Sum max = -std::numeric_limits<Sum>::infinity(), sum = 0;
+          Sum max = lowest, sum = 0;
           bool any = false;
           for (std::int64_t j = 0; j < rows; ++j) {
             if (!mask[i * rows + j]) continue;
@@ -88,10 +90,10 @@ void naive_in(const Problem& p, const Selection* selection, Tensors& t, bool wit
           if (!any) continue;
           for (std::int64_t j = 0; j < rows; ++j) {
             if (!mask[i * rows + j]) continue;
-            probability[j] = std::exp(logits[j] - max);
+            probability[j] = exp(logits[j] - max);
             sum += probability[j];
           }
-          lse[i] = max + std::log(sum);
+          lse[i] = max + log(sum);
           for (std::int64_t j = 0; j < rows; ++j) {
             if (!mask[i * rows + j]) continue;
             const Sum weight = round(probability[j] / sum);
@@ -100,7 +102,7 @@ void naive_in(const Problem& p, const Selection* selection, Tensors& t, bool wit
           Sum delta = 0;
           for (std::int64_t d = 0; d < dim; ++d) delta += dout[i * dim + d] * round(out[i * dim + d]);
           for (std::int64_t j = 0; j < rows; ++j) {
-            if (mask[i * rows + j]) probability[j] = round(std::exp(logits[j] - lse[i]));
+            if (mask[i * rows + j]) probability[j] = round(exp(logits[j] - lse[i]));
           }
           const Sum through_lse = with_dlse ? dlse[i] : Sum{0};
           for (std::int64_t j = 0; j < rows; ++j) {

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// Results of vmoba bench as tables for people and as the JSON that bench/README.md describes.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "tools/bench/line.hpp"
+#include "tools/bench/memory.hpp"
+#include "tools/bench/options.hpp"
+#include "tools/bench/peak.hpp"
+
+namespace vmoba::tools {
+
+Json to_json(const NamedCase& named, const std::vector<BenchRow>& rows, double peak);
+std::string title_of(const NamedCase& named);
+Table table_of(const std::vector<BenchRow>& rows, double peak);
+// "best of torch: forward f32, forward+backward f32"; "" when torch was not measured.
+std::string torch_line(const std::vector<BenchRow>& rows);
+
+Json to_json(const MemoryUse& use, const ProblemOptions& options);
+std::string line_of(const MemoryUse& use, const ProblemOptions& options);
+
+Json to_json(const std::vector<Peak>& peaks);
+std::string line_of(const std::vector<Peak>& peaks, const Peak& used);
+
+std::string now();  // UTC, "2026-01-31T12:00:00Z"
+
+}  // namespace vmoba::tools
