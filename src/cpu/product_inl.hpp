@@ -5,6 +5,10 @@
 // broadcast fill the register file, and a vector of B feeds as many multiply-adds as the load ports need). Every
 // element of C is summed in ascending k, one fused multiply-add at a time, so the value does not depend on the tile it
 // fell into.
+//
+// A panel is a function of its own, with its register tiles inside: inlined into attend() or backward_group(), whose
+// pointers fill the integer registers, the compiler kept the counter of an inner loop in memory, in one place or
+// another with every change around it (2 of 26 instructions of q k^T on AVX2).
 
 constexpr int most = registers == 32 ? 12 : 6;
 constexpr int panel = 2 * lanes;  // columns of a full panel
@@ -23,7 +27,7 @@ struct Scattered {
 
 // A(i, k) = a[i * AI + k * AK]; B(k, :) = b[k * BK ...].
 template <int Rows, int Vecs, bool Add, int AI, int AK, int BK, class Where>
-inline void register_tile(const float* a, const float* b, int count, Where where) {
+[[gnu::always_inline]] inline void register_tile(const float* a, const float* b, int count, Where where) {
   Vec c[Rows][Vecs];
 #pragma GCC unroll 12
   for (int i = 0; i < Rows; ++i) {
@@ -55,7 +59,7 @@ inline Scattered from(Scattered where, int i) { return {where.rows + i, where.co
 // All rows against one panel. Rows are taken in register tiles; the last reaches up to most / 3 - 1 rows beyond `rows`,
 // where A, C and their pointers must exist.
 template <int Vecs, bool Add, int AI, int AK, int BK, class Where>
-inline void multiply_panel(const float* a, const float* b, int rows, int count, Where where) {
+[[gnu::noinline]] inline void multiply_panel(const float* a, const float* b, int rows, int count, Where where) {
   int i = 0;
   for (; rows - i > most * 2 / 3; i += most) {
     register_tile<most, Vecs, Add, AI, AK, BK>(a + i * AI, b, count, from(where, i));
@@ -71,7 +75,8 @@ inline void multiply_panel(const float* a, const float* b, int rows, int count, 
 // integer registers hold, so that rows need not be gathered first: at 12 keys the copy cost as much as the product. One
 // vector of columns alone would wait for its own sums, so even and odd k are summed apart there; count is even.
 template <int Rows, int Vecs, int BK>
-inline void register_tile_of_rows(const float* const* rows, const float* b, int count, Regular where) {
+[[gnu::always_inline]] inline void register_tile_of_rows(const float* const* rows, const float* b, int count,
+                                                         Regular where) {
   constexpr int parts = Vecs == 1 ? 2 : 1;
   Vec c[Rows][Vecs * parts];
   const float* a[Rows];
@@ -107,7 +112,7 @@ inline void register_tile_of_rows(const float* const* rows, const float* b, int 
 
 // Rows beyond `rows`, up to three, must exist.
 template <int Vecs, int BK>
-inline void multiply_rows(const float* const* a, const float* b, int rows, int count, Regular where) {
+[[gnu::noinline]] inline void multiply_rows(const float* const* a, const float* b, int rows, int count, Regular where) {
   int i = 0;
   for (; rows - i > 4; i += 6) register_tile_of_rows<6, Vecs, BK>(a + i, b, count, from(where, i));
   if (rows - i > 2) {
