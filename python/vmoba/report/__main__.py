@@ -9,33 +9,35 @@ import sys
 from pathlib import Path
 
 from .page import write
-from .runs import BadFile, Clip, named, read_analysis, read_run
+from .runs import BadFile, Clip, named_apart, read_analysis, read_run
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vmoba.report", description=__doc__)
     parser.add_argument("runs", nargs="+", help="training run folders, NAME=DIR or DIR")
     parser.add_argument("--clip", action="append", default=[], help="sampled clips, NAME=FILE or FILE")
     parser.add_argument("--analysis", action="append", default=[], help="folders of vmoba analyze, NAME=DIR or DIR")
     parser.add_argument("--out", type=Path, default=Path("report.html"))
-    parser.add_argument("--title", default="Dense and VMoBA attention, side by side")
+    parser.add_argument("--title", default="", help="left out: the names of the runs")
     parser.add_argument("--machine", default="{}", help="JSON of the machine and the commit")
     parser.add_argument("--json", action="store_true", help="print report.json")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     try:
+        runs = [read_run(*item) for item in named_apart(arguments.runs)]
         figures = write(
             out=arguments.out,
-            title=arguments.title,
-            runs=[read_run(*named(item)) for item in arguments.runs],
-            clips=[Clip(*named(item)) for item in arguments.clip],
-            analyses=[read_analysis(*named(item)) for item in arguments.analysis],
+            title=arguments.title or f"Training: {', '.join(run.name for run in runs)}",
+            runs=runs,
+            clips=[Clip(*item) for item in named_apart(arguments.clip)],
+            analyses=[read_analysis(*item) for item in named_apart(arguments.analysis)],
             machine=json.loads(arguments.machine),
         )
     except BadFile as error:
         print(f"vmoba: {error}", file=sys.stderr)
         return 3
     except OSError as error:
-        print(f"vmoba: {error.filename} cannot be read or written ({error.strerror}); check the path", file=sys.stderr)
+        path = error.filename or arguments.out  # a full disk names no file
+        print(f"vmoba: {path} cannot be read or written ({error.strerror}); check the path and the disk", file=sys.stderr)
         return 3
     if arguments.json:
         print(json.dumps(figures, indent=2))

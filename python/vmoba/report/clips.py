@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,21 +19,46 @@ Frames = NDArray[np.uint8]  # [F, Hp, Wp, 3], RGB
 MIME = {".mp4": "video/mp4", ".webm": "video/webm", ".gif": "image/gif", ".mkv": "video/x-matroska"}
 # A clip counts as dynamic when the fastest twentieth of its pixels moves at least so far a frame, for 320 pixels of width.
 DYNAMIC_PIXELS = 1.0
+_LARGEST = 1 << 30  # bytes of decoded pixels
 
 
-def read(path: Path) -> Frames:
+def check(path: Path) -> None:
+    """Refuses what must not even be opened; before every other use of a clip."""
     if path.is_dir():
-        pictures = [cv2.imread(str(file)) for file in sorted(path.glob("*.png"))]
-        frames = [picture for picture in pictures if picture is not None]
-    else:
-        capture = cv2.VideoCapture(str(path))
-        frames = []
+        return
+    if not path.is_file():  # a pipe would be waited for
+        what = "is no file" if path.exists() else "does not exist"
+        raise BadFile(f"{path} {what}; give clips that vmoba sample wrote")
+    with path.open("rb") as opened:
+        if opened.read(8).startswith((b"#EXTM3U", b"ffconcat")):  # lists that name other files, which FFmpeg would open
+            raise BadFile(f"{path} is a playlist; give clips that vmoba sample wrote")
+
+
+def pictures(path: Path) -> Iterator[Any]:
+    """Frames as OpenCV gives them, BGR."""
+    if path.is_dir():
+        for file in sorted(path.glob("*.png")):
+            if (picture := cv2.imread(str(file))) is not None:
+                yield picture
+        return
+    capture = cv2.VideoCapture(str(path))
+    try:
         while True:
             fine, frame = capture.read()
             if not fine:
-                break
-            frames.append(frame)
+                return
+            yield frame
+    finally:
         capture.release()
+
+
+def read(path: Path) -> Frames:
+    frames, size = [], 0
+    for picture in pictures(path):
+        size += picture.nbytes
+        if size > _LARGEST:
+            raise BadFile(f"{path} holds more than {_LARGEST >> 30} GB of frames; give a shorter clip")
+        frames.append(picture)
     if not frames or any(frame.shape != frames[0].shape for frame in frames):
         raise BadFile(f"{path} holds no frames that can be decoded; sample it again")
     return np.stack(frames)[..., ::-1].astype(np.uint8)
@@ -49,11 +76,13 @@ def element(path: Path, name: str) -> str:
     data = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
     if kind.startswith("image"):
         return f'<img alt="{name}" src="{data}">'
-    return f'<video controls loop autoplay muted playsinline src="{data}"></video>'
+    # Autoplay needs muted. The words between the tags are for browsers without the codec.
+    return f'<video aria-label="{name}" controls loop autoplay muted playsinline src="{data}">{name}: this browser cannot play the clip</video>'
 
 
 def luma(frames: Frames) -> NDArray[np.float64]:
-    return frames.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+    values: NDArray[np.float64] = frames.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+    return values
 
 
 def psnr(a: Frames, b: Frames) -> float:
@@ -63,9 +92,13 @@ def psnr(a: Frames, b: Frames) -> float:
 
 def ssim(a: Frames, b: Frames) -> float:
     """Wang et al. 2004: Gaussian window of 11 pixels and deviation 1.5 on luma, mean over frames."""
+
+    def blur(image: NDArray[np.float64]) -> NDArray[np.float64]:
+        out: NDArray[np.float64] = cv2.GaussianBlur(image, (11, 11), 1.5)[5:-5, 5:-5]  # type: ignore[assignment]
+        return out
+
     total = []
     for x, y in zip(luma(a), luma(b)):
-        blur = lambda image: cv2.GaussianBlur(image, (11, 11), 1.5)[5:-5, 5:-5]  # noqa: E731
         mx, my = blur(x), blur(y)
         vx, vy, vxy = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
         c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2

@@ -29,28 +29,46 @@ def save(figure: Any, path: Path) -> None:
 
 
 def losses(runs: list[Run], path: Path) -> None:
-    """Validation and smoothed training loss over steps, and validation loss over time."""
-    figure, (over_steps, over_time) = plt.subplots(1, 2, figsize=(11, 4))
+    """Validation and smoothed training loss over steps."""
+    figure, axes = plt.subplots(figsize=(6, 4.2))
     for run, colour in zip(runs, COLOURS * len(runs)):
-        over_steps.plot([s["step"] for s in run.steps], [s.get("smoothed", s["loss"]) for s in run.steps], color=colour, alpha=0.45, lw=1,
-                        label=f"{run.name}, training (smoothed)")  # fmt: skip
+        if run.steps:
+            axes.plot([s["step"] for s in run.steps], [s.get("smoothed", s["loss"]) for s in run.steps], color=colour, alpha=0.45, lw=1,
+                      marker="." if len(run.steps) == 1 else "", label=f"{run.name}, training (smoothed)")  # fmt: skip
         if run.validations:
-            over_steps.plot([v["step"] for v in run.validations], [v["validation_loss"] for v in run.validations], color=colour, marker="o",
-                            ms=4, label=f"{run.name}, validation")  # fmt: skip
-        source, key = (run.validations, "validation_loss") if run.validations else (run.steps, "loss")
-        timed = [line for line in source if isinstance(line.get("elapsed"), (int, float))]
-        over_time.plot([line["elapsed"] / 60 for line in timed], [line[key] for line in timed], color=colour, marker="o", ms=4, label=run.name)
-    over_steps.set(xlabel="step", ylabel="loss", title="Loss over steps")
-    over_time.set(xlabel="minutes", ylabel="loss", title="The same over time")
-    over_steps.legend(fontsize=8)
-    over_time.legend(fontsize=8)
+            axes.plot([v["step"] for v in run.validations], [v["validation_loss"] for v in run.validations], color=colour, marker="o",
+                      ms=4, label=f"{run.name}, validation")  # fmt: skip
+    axes.set(xlabel="step", ylabel="loss", title="Loss over steps")
+    axes.legend(fontsize=9)
     save(figure, path)
+
+
+def losses_over_time(runs: list[Run], path: Path) -> bool:
+    """Validation loss (training loss where there is none) over minutes; false when no line says its time."""
+    figure, axes = plt.subplots(figsize=(6, 4.2))
+    drawn = False
+    for run, colour in zip(runs, COLOURS * len(runs)):
+        source, key = (run.validations, "validation_loss") if run.validations else (run.steps, "loss")
+        timed = [line for line in source if "elapsed" in line]
+        if timed:
+            axes.plot([line["elapsed"] / 60 for line in timed], [line[key] for line in timed], color=colour, marker="o", ms=4, label=run.name)
+            drawn = True
+    axes.set(xlabel="minutes", ylabel="loss", title="Validation loss over time" if any(run.validations for run in runs) else "Loss over time")
+    if drawn:
+        axes.legend(fontsize=9)
+        save(figure, path)
+    else:
+        plt.close(figure)
+    return drawn
 
 
 PARTS = ("data", "forward", "backward", "optimizer")
 
 
-def time_split(runs: list[Run], path: Path) -> None:
+def time_split(runs: list[Run], path: Path) -> bool:
+    """Parts of a step's time, a bar a run; false when no run has any."""
+    if not any(run.median("seconds", part) > 0 for run in runs for part in PARTS):
+        return False
     figure, axes = plt.subplots(figsize=(9, 1.3 + 0.55 * len(runs)))
     for row, run in enumerate(runs):
         left = 0.0
@@ -68,6 +86,7 @@ def time_split(runs: list[Run], path: Path) -> None:
     axes.grid(axis="y", visible=False)
     axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
     save(figure, path)
+    return True
 
 
 def layer_density(runs: list[Run], path: Path) -> bool:
@@ -77,7 +96,7 @@ def layer_density(runs: list[Run], path: Path) -> bool:
         return False
     figure, all_axes = plt.subplots(1, len(shown), figsize=(5.5 * len(shown), 3.4), squeeze=False)
     for axes, run in zip(all_axes[0], shown):
-        lines = [line for line in run.steps if line.get("density")]
+        lines = [line for line in run.steps if "density" in line]
         for layer in range(len(run.densities())):
             axes.plot([line["step"] for line in lines], [line["density"][layer] for line in lines], color=COLOURS[layer % 3],
                       ls=["-", "--", ":", "-."][layer // 3 % 4], label=f"layer {layer} ({layer % 3 + 1}D)")  # fmt: skip
@@ -115,7 +134,7 @@ def overlay(frame: NDArray[np.uint8], share: NDArray[np.float32], query: tuple[i
     grey = np.repeat(frame.mean(-1, keepdims=True), 3, -1)
     warm = np.array([255, 150, 0], dtype=np.float32)
     mixed = (1 - heat) * 0.35 * grey + heat * (0.72 * frame + 0.28 * warm)
-    out = np.clip(mixed, 0, 255).astype(np.uint8)
+    out: NDArray[np.uint8] = np.clip(mixed, 0, 255).astype(np.uint8)
     if query is not None:
         y, x = query
         rows, columns = share.shape
