@@ -28,8 +28,7 @@ from ..presets import LayerPolicy, Plan, Schedule, layers_of
 from ..selection import Selection
 
 try:
-    from diffusers.hooks import HookRegistry, ModelHook
-    from diffusers.hooks.hooks import StateManager
+    from diffusers.hooks.hooks import HookRegistry, ModelHook, StateManager
     from diffusers.models.attention_dispatch import AttentionBackendName
 except ImportError as error:
     raise ImportError(f"vmoba: diffusers 0.42 or later is needed ({error}); pip install 'vmoba[diffusers]'") from error
@@ -221,23 +220,23 @@ class Applied:
         return kept
 
 
-class _State(StateManager):  # type: ignore[misc]
+class _State(StateManager):
     """Where diffusers leaves what a pipeline says about a denoising call."""
 
     def __init__(self) -> None:
-        super().__init__(dict)
+        super().__init__(dict)  # type: ignore[arg-type]
 
     def context_or_none(self) -> Any:
         return self._context
 
 
-class _Hook(ModelHook):  # type: ignore[misc]
+class _Hook(ModelHook):
     """Sees the arguments of every forward of the transformer."""
 
     _is_stateful = True  # receives the context of `with transformer.cache_context(...)`
 
     def __init__(self, applied: Applied) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.state = _State()
         self._applied = applied
 
