@@ -86,8 +86,6 @@ std::string file_type(at::ScalarType type) {
   return type == at::kDouble ? "F64" : "F32";
 }
 
-std::string shown(at::IntArrayRef shape) { return c10::str(shape); }
-
 // At most eight names.
 std::string listed(const std::vector<std::string>& names) {
   std::string text;
@@ -159,8 +157,8 @@ void check(const torch::OrderedDict<std::string, at::Tensor>& parameters, const 
     }
     if (entry.value().sizes() != at::IntArrayRef(info.shape)) {
       throw_file(checkpoint.place(entry.key()),
-                 "tensor " + entry.key() + " has shape " + shown(info.shape) + " where the model has " +
-                     shown(entry.value().sizes()),
+                 "tensor " + entry.key() + " has shape " + c10::str(at::IntArrayRef(info.shape)) +
+                     " where the model has " + c10::str(entry.value().sizes()),
                  "use weights that belong to the model's config.json");
     }
   }

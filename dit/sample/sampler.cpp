@@ -4,10 +4,10 @@
 
 #include <torch/torch.h>
 
-#include <chrono>
 #include <filesystem>
 #include <sstream>
 
+#include "dit/clock.hpp"
 #include "dit/data/dataset.hpp"
 #include "dit/train/checkpoint.hpp"
 #include "dit/train/flow.hpp"
@@ -18,10 +18,6 @@
 
 namespace vmoba::dit {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 void check_context(const char* name, const at::Tensor& context, const Config& config) {
   if (!context.defined() || context.dim() != 3 || context.size(2) != config.text_dim || context.size(0) < 1) {

@@ -8,10 +8,10 @@
 #include <ATen/autocast_mode.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <limits>
 
+#include "dit/clock.hpp"
 #include "dit/model/plan.hpp"
 #include "dit/train/checkpoint.hpp"
 #include "dit/train/distributed.hpp"
@@ -24,10 +24,6 @@
 
 namespace vmoba::dit {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 std::int64_t peak_memory() {
   rusage usage{};

@@ -14,7 +14,7 @@ namespace vmoba::tools {
 
 namespace {
 
-constexpr std::int64_t heads = 4, dim = 128, layers = 3, batch = 1;
+constexpr std::int64_t model_heads = 4, model_dim = 128, model_layers = 3, batch = 1;
 
 // A model with an optimizer of its own, so that two plans do not share anything but their start.
 struct Step {
@@ -40,10 +40,10 @@ struct Step {
 void training_of(Targets& t, const std::string& what, const Grid& grid, const std::vector<Block>& blocks) {
   if (!t.wants(what)) return;
   dit::Config config;
-  config.num_attention_heads = heads;
-  config.attention_head_dim = dim;
-  config.num_layers = layers;
-  config.ffn_dim = 4 * heads * dim;
+  config.num_attention_heads = model_heads;
+  config.attention_head_dim = model_dim;
+  config.num_layers = model_layers;
+  config.ffn_dim = 4 * model_heads * model_dim;
   config.text_dim = 64;
   dit::AttentionPlan dense{.dense_path = dit::AttentionPlan::DensePath::engine}, sparse;
   sparse.dense = false;
@@ -51,7 +51,7 @@ void training_of(Targets& t, const std::string& what, const Grid& grid, const st
   Step dense_step(config, grid, dense), sparse_step(config, grid, sparse);
   sparse_step.model->record_density(true);
 
-  const Leaves x(make_inputs("smooth", grid, heads, dim, t.seed), at::kFloat, false);
+  const Leaves x(make_inputs("smooth", grid, model_heads, model_dim, t.seed), at::kFloat, false);
   std::vector<Contender> all{
       {"step: dense", [&] { dense_step(); }},
       {"step: sparse", [&] { sparse_step(); }},
@@ -59,21 +59,22 @@ void training_of(Targets& t, const std::string& what, const Grid& grid, const st
   t.rounds(all, 20, 7);
 
   // Of the dense step, what is attention; of that, what the sparse one keeps: selected pairs and gate products.
-  const double share = static_cast<double>(layers) * all[2].times.median() / all[0].times.median();
+  const double share = static_cast<double>(model_layers) * all[2].times.median() / all[0].times.median();
   const std::vector<double> densities = sparse_step.model->last_density();
   double kept = 0, mean = 0;
-  for (std::int64_t l = 0; l < layers; ++l) {
+  for (std::int64_t l = 0; l < model_layers; ++l) {
     const double gates = static_cast<double>(Partition(grid, blocks[static_cast<std::size_t>(l)]).blocks()) /
                          (2 * 3.5 * static_cast<double>(grid.tokens()));
-    kept += (densities[static_cast<std::size_t>(l)] + gates) / layers;
-    mean += densities[static_cast<std::size_t>(l)] / layers;
+    kept += (densities[static_cast<std::size_t>(l)] + gates) / model_layers;
+    mean += densities[static_cast<std::size_t>(l)] / model_layers;
   }
   const double expected = 1 / (1 - share + share * kept);
   const Ratio r = ratio(all[0].times, all[1].times);
   t.add({what, r.value / expected, '>', 0.9, r.spread,
          fmt::format("{:.2f}x of {:.2f}x: {:.0f} % of a dense step of {} is attention, density {:.3f}, {} layers of {} "
                      "heads of {}",
-                     r.value, expected, 100 * share, seconds_text(all[0].times.median()), mean, layers, heads, dim)});
+                     r.value, expected, 100 * share, seconds_text(all[0].times.median()), mean, model_layers,
+                     model_heads, model_dim)});
 }
 
 }  // namespace

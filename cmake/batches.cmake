@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+# vmoba_batches(target SIZE): compiles the target's sources in batches of SIZE, each a file that includes them. Every file with torch
+# headers pays for the templates that those leave to its end: 16 s of processor time with the precompiled header, whatever the
+# file holds, once a batch instead. Files with flags of their own and those marked SKIP_UNITY_BUILD_INCLUSION stay alone;
+# VMOBA_BATCHES=OFF leaves all alone (for clangd, or to work on one file). CMake's own UNITY_BUILD names absolute paths, which
+# ccache cannot share between clones.
+function(vmoba_batches target size)
+  if(NOT VMOBA_BATCHES)
+    return()
+  endif()
+  get_target_property(sources ${target} SOURCES)
+  set(number 0)
+  set(count 0)
+  set(text "")
+  list(LENGTH sources left)
+  foreach(source IN LISTS sources)
+    math(EXPR left "${left} - 1")
+    cmake_path(ABSOLUTE_PATH source BASE_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR} NORMALIZE OUTPUT_VARIABLE path)
+    get_source_file_property(flags ${path} TARGET_DIRECTORY ${target} SKIP_PRECOMPILE_HEADERS)
+    get_source_file_property(alone ${path} TARGET_DIRECTORY ${target} SKIP_UNITY_BUILD_INCLUSION)
+    if(NOT flags AND NOT alone)
+      set_source_files_properties(${path} TARGET_DIRECTORY ${target} PROPERTIES HEADER_FILE_ONLY ON)
+      cmake_path(RELATIVE_PATH path BASE_DIRECTORY ${PROJECT_SOURCE_DIR})
+      string(APPEND text "#include \"${path}\"\n")
+      math(EXPR count "${count} + 1")
+    endif()
+    if(text AND (count EQUAL size OR left EQUAL 0))
+      set(batch ${CMAKE_CURRENT_BINARY_DIR}/${target}_batch_${number}.cpp)
+      file(CONFIGURE OUTPUT ${batch} CONTENT "${text}" @ONLY)
+      target_sources(${target} PRIVATE ${batch})
+      math(EXPR number "${number} + 1")
+      set(count 0)
+      set(text "")
+    endif()
+  endforeach()
+endfunction()
