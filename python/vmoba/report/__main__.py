@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from .page import write
-from .runs import BadFile, Clip, named_apart, read_analysis, read_run
+from .runs import Clip, named_apart, read_analysis, read_run, refusing
 
 
 def main(words: list[str] | None = None) -> int:
@@ -22,7 +22,8 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--machine", default="{}", help="JSON of the machine and the commit")
     parser.add_argument("--json", action="store_true", help="print report.json")
     arguments = parser.parse_args(words)
-    try:
+
+    def work() -> None:
         runs = [read_run(*item) for item in named_apart(arguments.runs)]
         figures = write(
             out=arguments.out,
@@ -32,18 +33,12 @@ def main(words: list[str] | None = None) -> int:
             analyses=[read_analysis(*item) for item in named_apart(arguments.analysis)],
             machine=json.loads(arguments.machine),
         )
-    except BadFile as error:
-        print(f"vmoba: {error}", file=sys.stderr)
-        return 3
-    except OSError as error:
-        path = error.filename or arguments.out  # a full disk names no file
-        print(f"vmoba: {path} cannot be read or written ({error.strerror}); check the path and the disk", file=sys.stderr)
-        return 3
-    if arguments.json:
-        print(json.dumps(figures, indent=2))
-    else:
-        print(f"{arguments.out} written ({arguments.out.stat().st_size / 1e6:.1f} MB), with report.json and pictures beside it")
-    return 0
+        if arguments.json:
+            print(json.dumps(figures, indent=2))
+        else:
+            print(f"{arguments.out} written ({arguments.out.stat().st_size / 1e6:.1f} MB), with report.json and pictures beside it")
+
+    return refusing(work, arguments.out)
 
 
 if __name__ == "__main__":

@@ -6,26 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+from numpy.typing import NDArray
 
-matplotlib.use("Agg")
-import cv2  # noqa: E402
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-
-from .runs import Analysis, Run  # noqa: E402
-
-# Colours that stay apart for colour-blind eyes and in grey (Okabe and Ito).
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
-plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-                     "grid.alpha": 0.3, "figure.dpi": 110, "legend.frameon": False})  # fmt: skip
-
-
-def save(figure: Any, path: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(path)
-    plt.close(figure)
+from .runs import Analysis, Run
+from .style import COLOURS, save
 
 
 def losses(runs: list[Run], path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,20 @@ from numpy.typing import NDArray
 
 class BadFile(Exception):
     """A file that cannot be used; the message names it and says what to do."""
+
+
+def refusing(work: Callable[[], None], out: Path) -> int:
+    """Does the work; a file that cannot be used becomes one sentence on stderr. The exit code: 0 or 3. `out` is what is written."""
+    try:
+        work()
+    except BadFile as error:
+        print(f"vmoba: {error}", file=sys.stderr)
+        return 3
+    except OSError as error:
+        path = error.filename or out  # a full disk names no file
+        print(f"vmoba: {path} cannot be read or written ({error.strerror}); check the path and the disk", file=sys.stderr)
+        return 3
+    return 0
 
 
 def named(item: str) -> tuple[str, Path]:
