@@ -18,10 +18,11 @@ demo: build
 test: build
 	@scripts/test.sh
 
-# Kernels alone, a short choice (all: build/bench/vmoba_kernels), then the operator beside torch.
+# Kernels alone, a short choice (all: build/bench/vmoba_kernels), then the operator beside torch in sweeps: JSON and plots
+# under bench/results/, named by machine and commit.
 bench: build
 	@build/bench/vmoba_kernels --benchmark_filter='/f32/D=128/tokens=4096/block=2x8x8/' --benchmark_min_time=0.2 --threads=$$(nproc)
-	@build/vmoba bench
+	@build/vmoba bench --suite sweeps --out bench/results/ --plots
 
 format: setup
 	@git ls-files '*.cpp' '*.hpp' | xargs clang-format-14 -i

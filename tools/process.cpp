@@ -3,6 +3,7 @@
 #include "tools/process.hpp"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <poll.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -12,6 +13,8 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "tools/output.hpp"
+#include "tools/verb.hpp"
 #include "vmoba/error.hpp"
 
 extern char** environ;
@@ -80,6 +83,29 @@ Outcome run_process(const std::vector<std::string>& command, bool capture) {
   }
   outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return outcome;
+}
+
+int run_module(const std::vector<std::string>& command) {
+  const Outcome outcome = run_process(command, true);
+  const std::string last = last_line(outcome.errors);
+  if (outcome.code == 0) {
+    print(outcome.out);
+    return exit_fine;
+  }
+  if (outcome.code == exit_file) {
+    fmt::print(stderr, "{}\n", last);
+    return exit_file;
+  }
+  if (outcome.code == exit_interrupted) return exit_interrupted;
+  throw Error(Error::Kind::unsupported, command.at(2), command[0],
+              fmt::format("ended with code {}: {}", outcome.code, last),
+              "give --python an interpreter that has vmoba, matplotlib and opencv-python-headless");
+}
+
+std::string last_line(std::string text) {
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  const std::size_t cut = text.find_last_of('\n');
+  return cut == std::string::npos ? text : text.substr(cut + 1);
 }
 
 }  // namespace vmoba::tools

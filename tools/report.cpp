@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // vmoba report: one page about training runs, written by the package's Python module vmoba.report.
-#include <fmt/format.h>
-
 #include <filesystem>
 #include <memory>
 
@@ -50,21 +48,7 @@ Run setup_report(CLI::App& command) {
     if (options->json) line.push_back("--json");
     line.push_back("--");
     line.insert(line.end(), options->runs.begin(), options->runs.end());
-    const Outcome outcome = run_process(line, true);
-    if (outcome.code == 0) {
-      print(outcome.out);
-      return exit_fine;
-    }
-    std::string last = outcome.errors;
-    while (!last.empty() && last.back() == '\n') last.pop_back();
-    if (const std::size_t cut = last.find_last_of('\n'); cut != std::string::npos) last = last.substr(cut + 1);
-    if (outcome.code == exit_file) {
-      fmt::print(stderr, "{}\n", last);
-      return exit_file;
-    }
-    if (outcome.code == exit_interrupted || outcome.code == 130) return exit_interrupted;
-    throw Error(Error::Kind::unsupported, "report", line[0], fmt::format("ended with code {}: {}", outcome.code, last),
-                "give --python an interpreter that has vmoba, matplotlib and opencv-python-headless");
+    return run_module(line);
   };
 }
 

@@ -9,34 +9,49 @@
 
 namespace vmoba::tools {
 
-Json measure_flex(const BenchCase& one, std::int64_t threads, const std::string& python) {
+FlexRequest flex_request(const BenchCase& one, std::int64_t threads) {
   const SparseCase& sparse = one.sparse.back();
   const auto* rule = std::get_if<Threshold>(&sparse.policy);
-  const Json request = {{"grid", {one.grid.t, one.grid.y, one.grid.x}},
-                        {"heads", one.heads},
-                        {"dim", one.dim},
-                        {"threads", threads},
-                        {"block", to_text(sparse.block)},
-                        {"tau", rule ? rule->tau : 0.25},
-                        {"repeats", 5}};
-  const Outcome outcome = run_process({find_python(python), "-m", "vmoba._flex", request.dump()}, true);
-  const Json told = Json::parse(outcome.out, nullptr, false);
-  if (told.is_object()) return told;
-  std::string last = outcome.errors;
-  while (!last.empty() && last.back() == '\n') last.pop_back();
-  if (const std::size_t cut = last.find_last_of('\n'); cut != std::string::npos) last = last.substr(cut + 1);
-  return {{"skipped", fmt::format("python -m vmoba._flex ended with code {}: {}", outcome.code, last)}};
+  return {.grid = one.grid,
+          .heads = one.heads,
+          .dim = one.dim,
+          .threads = threads,
+          .block = sparse.block,
+          .tau = rule ? rule->tau : 0.25};
 }
 
-std::string flex_line(const Json& flex) {
+Json measure_flex(const FlexRequest& request, const std::string& python) {
+  const Json asked = {{"grid", {request.grid.t, request.grid.y, request.grid.x}},
+                      {"heads", request.heads},
+                      {"dim", request.dim},
+                      {"threads", request.threads},
+                      {"block", to_text(request.block)},
+                      {"tau", request.tau},
+                      {"densities", request.densities},
+                      {"repeats", 5}};
+  const Outcome outcome = run_process({find_python(python), "-m", "vmoba._flex", asked.dump()}, true);
+  const Json told = Json::parse(outcome.out, nullptr, false);
+  if (told.is_object()) return told;
+  return {{"skipped",
+           fmt::format("python -m vmoba._flex ended with code {}: {}", outcome.code, last_line(outcome.errors))}};
+}
+
+std::string flex_text(const Json& flex) {
   if (flex.contains("skipped")) return fmt::format("FlexAttention: skipped, {}\n", flex["skipped"].get<std::string>());
-  return fmt::format(
-      "FlexAttention forward, {} tokens, block {}, density {:.3f}, f32: {}; torch SDPA beside it {} ({:.2f}x), ours "
-      "beside it {} ({:.2f}x); compiled in {}\n",
-      flex["tokens"].get<std::int64_t>(), flex["block"].get<std::string>(), flex["density"].get<double>(),
-      seconds_text(flex["seconds"]), seconds_text(flex["sdpa_seconds"]),
-      flex["sdpa_seconds"].get<double>() / flex["seconds"].get<double>(), seconds_text(flex["vmoba_seconds"]),
-      flex["seconds"].get<double>() / flex["vmoba_seconds"].get<double>(), seconds_text(flex["compile_seconds"]));
+  Table table({"FlexAttention, forward", "density", "tiles", "flex", "torch SDPA", "vmoba.attend", "flex vs torch",
+               "vmoba vs flex", "difference"});
+  for (const Json& run : flex["runs"]) {
+    const double seconds = run["seconds"], sdpa = run["sdpa_seconds"], ours = run["vmoba_seconds"];
+    table.add({run["selection"], fmt::format("{:.3f}", run["density"].get<double>()),
+               fmt::format("{:.3f}", run["tile_density"].get<double>()), seconds_text(seconds), seconds_text(sdpa),
+               seconds_text(ours), fmt::format("{:.2f}x", sdpa / seconds), fmt::format("{:.2f}x", seconds / ours),
+               fmt::format("{:.1e}", run["relative_error_to_vmoba"].get<double>())});
+  }
+  return table.text() + fmt::format(
+                            "{} heads of {}, f32; tiles: share of 128 x 128 tiles that FlexAttention computes; "
+                            "compiled in {}; backward: {}\n",
+                            flex["heads"].get<std::int64_t>(), flex["dim"].get<std::int64_t>(),
+                            seconds_text(flex["compile_seconds"]), flex["backward"].get<std::string>());
 }
 
 }  // namespace vmoba::tools

@@ -43,6 +43,12 @@ Ratio ratio(const Times& over, const Times& under) {
   return {ratios.median(), ratios.spread()};
 }
 
+std::vector<std::string> groups_of(const std::vector<Contender>& contenders) {
+  std::vector<std::string> out;
+  for (const Contender& one : contenders) out.push_back(one.name.substr(0, one.name.find(':')));
+  return out;
+}
+
 void measure_rounds(std::vector<Contender>& contenders, const std::vector<std::string>& group, const Rounds& rounds,
                     const std::function<void(const std::string&)>& tick) {
   std::vector<double> first(contenders.size());

@@ -38,6 +38,9 @@ struct Rounds {
   double hopeless = 4;
 };
 
+// The part of each contender's name before ":", or the whole: the usual rival groups.
+std::vector<std::string> groups_of(const std::vector<Contender>& contenders);
+
 // One warm-up of each (not counted unless the contender is hopeless), then rounds. group tells which contenders are
 // rivals. tick is called after every run with a line for a progress bar.
 void measure_rounds(std::vector<Contender>& contenders, const std::vector<std::string>& group, const Rounds& rounds,

@@ -64,9 +64,7 @@ Problem problem_of(const Grid& grid, const Block& block, const Policy& policy, s
 
 void measure(std::vector<Contender>& all, double seconds,
              const std::function<void(std::int64_t, const std::string&)>& tick) {
-  std::vector<std::string> groups;
-  for (const Contender& one : all) groups.push_back(one.name.substr(0, one.name.find(':')));
-  measure_rounds(all, groups, {.seconds = seconds, .least = 3, .most = 40}, [](const std::string&) {});
+  measure_rounds(all, groups_of(all), {.seconds = seconds, .least = 3, .most = 40}, [](const std::string&) {});
   tick(static_cast<std::int64_t>(dense_shapes().size() + sparse_shapes().size()), all.back().name);
 }
 

@@ -16,16 +16,6 @@ namespace vmoba::tools {
 
 namespace {
 
-std::vector<std::string> split(const std::string& text, char separator = ',') {
-  std::vector<std::string> out;
-  for (std::size_t begin = 0; begin <= text.size();) {
-    const std::size_t end = std::min(text.find(separator, begin), text.size());
-    if (end > begin) out.push_back(text.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return out;
-}
-
 // Whole numbers from 1, apart by commas.
 std::vector<std::int64_t> parse_sizes(const std::string& text, const std::string& option, const char* example) {
   std::vector<std::int64_t> out;
@@ -87,6 +77,16 @@ constexpr std::array directions{"forward", "forward+backward", "both"};
 
 }  // namespace
 
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> out;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(separator, begin), text.size());
+    if (end > begin) out.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return out;
+}
+
 Block shrink(const Block& block, const Grid& from, const Grid& to) {
   if (const ::vmoba::Run* run = block.run())
     return ::vmoba::Run{std::max<std::int64_t>(1, run->tokens * to.tokens() / from.tokens())};
@@ -102,9 +102,9 @@ Block shrink(const Block& block, const Grid& from, const Grid& to) {
 void declare(CLI::App& command, BenchOptions& o) {
   command.add_option("--suite", o.suite,
                      "issue: what the README promises, at 8K tokens, and memory at 33K; targets: every target of the "
-                     "cpu engine, a line each");
+                     "cpu engine, a line each; sweeps: over tokens, density, blocks and dtypes, some minutes");
   command.add_option("--only", o.only, "with --suite targets: the lines that hold one of these words, apart by commas");
-  command.add_flag("--quick", o.quick, "with --suite targets or --fit: fewer tokens and rounds, noisier");
+  command.add_flag("--quick", o.quick, "with --suite targets, sweeps or --fit: fewer tokens and rounds, noisier");
   command.add_flag("--fit", o.fit,
                    "measure a handful of shapes and fit the cost model of this machine; --out writes it for --cost");
   command.add_option("--preset", o.preset, "configurations by name, apart by commas, scaled to --tokens")
@@ -131,38 +131,47 @@ void declare(CLI::App& command, BenchOptions& o) {
   command.add_option("--seed", o.seed, "seed of the data")->capture_default_str();
   command.add_flag("--memory", o.memory, "measure the memory of every configuration too, in child processes");
   command.add_flag("--no-flex", o.no_flex, "leave FlexAttention out: compiling it takes most of a minute");
-  command.add_option("--python", o.python, "interpreter that has vmoba, for FlexAttention");
-  command.add_option("--out", o.out, "write the JSON (--fit: the cost file) to a file too");
+  command.add_option("--python", o.python, "interpreter that has vmoba, for FlexAttention and --plots");
+  command.add_option(
+      "--out", o.out,
+      "write the JSON (--fit: the cost file) to a file too; a folder: to MACHINE-COMMIT-SUITE.json there");
+  command.add_flag("--plots", o.plots, "with --suite sweeps and --out: draw the sweeps beside the JSON");
   command.add_flag("--json", o.json, "for machines");
 }
 
 void check_bench(const CLI::App& command, const BenchOptions& o) {
   const auto given = [&](const char* option) { return command.get_option(option)->count() > 0; };
-  if (!o.suite.empty() && o.suite != "issue" && o.suite != "targets")
+  const auto no_effect = [&](const char* option) {
+    throw_argument(option, command.get_option(option)->as<std::string>(),
+                   o.fit ? "has no effect with --fit" : "has no effect with --suite " + o.suite,
+                   "leave one of the two out");
+  };
+  const bool targets = o.suite == "targets", sweeps = o.suite == "sweeps";
+  if (!o.suite.empty() && o.suite != "issue" && !targets && !sweeps)
     throw_argument("--suite", o.suite, "is no suite known here",
-                   "use issue or targets, or leave it out and choose by --preset, --tokens, --density");
-  const bool targets = o.suite == "targets";
+                   "use issue, targets or sweeps, or leave it out and choose by --preset, --tokens, --density");
   if (!o.only.empty() && !targets)
     throw_argument("--only", o.only, "has no effect without --suite targets", "leave one of the two out");
-  if (o.quick && !targets && !o.fit)
-    throw_argument("--quick", "given", "has no effect without --suite targets or --fit", "leave it out");
+  if (o.quick && !targets && !sweeps && !o.fit)
+    throw_argument("--quick", "given", "has no effect without --suite targets, --suite sweeps or --fit",
+                   "leave it out");
+  if (sweeps && o.preset.find(',') != std::string::npos)
+    throw_argument("--preset", o.preset, "is more than one", "run --suite sweeps once for each");
+  if (o.plots && (!sweeps || o.out.empty()))
+    throw_argument("--plots", "given", "has no effect without --suite sweeps and --out", "give both, or leave it out");
+  if (o.plots && o.json)
+    throw_argument("--plots", "given", "prints the names of its files, which --json has no place for",
+                   "leave one of the two out");
   if (o.fit && !o.suite.empty())
     throw_argument("--fit", "given", "has no effect with --suite " + o.suite, "leave one of the two out");
   if (!o.suite.empty() || o.fit) {
     for (const char* option : {"--preset", "--tokens", "--heads", "--dim", "--dtype", "--blocks", "--density", "--tau",
                                "--direction", "--memory"})
-      if (given(option))
-        throw_argument(option, command.get_option(option)->as<std::string>(),
-                       o.fit ? "has no effect with --fit" : "has no effect with --suite " + o.suite,
-                       "leave one of the two out");
+      if (given(option) && !(sweeps && option == std::string("--preset"))) no_effect(option);
   }
-  if (targets || o.fit) {
+  if (targets || o.fit)
     for (const char* option : {"--data", "--seconds", "--repeats"})
-      if (given(option))
-        throw_argument(option, command.get_option(option)->as<std::string>(),
-                       o.fit ? "has no effect with --fit" : "has no effect with --suite targets",
-                       "leave one of the two out");
-  }
+      if (given(option)) no_effect(option);
   if (o.heads < 1) throw_argument("--heads", std::to_string(o.heads), "is below 1", "use 1 or more");
   if (o.repeats < 1) throw_argument("--repeats", std::to_string(o.repeats), "is below 1", "use 3 or more for a spread");
   if (std::find(directions.begin(), directions.end(), o.direction) == directions.end())
@@ -181,7 +190,7 @@ std::vector<NamedCase> cases_of(const BenchOptions& options) {
       for (const std::int64_t dim : dims)
         for (const DType dtype : dtypes)
           for (const std::string& kind : split(options.data)) {
-            NamedCase named{name, {}};
+            NamedCase named{name};
             BenchCase& one = named.bench;
             one.data = kind;
             one.grid = scale_to(row.grid, static_cast<double>(count));

@@ -16,8 +16,11 @@ struct BenchOptions {
                            data = "random,smooth", direction = "both", blocks, density, tau, backend, python, out;
   std::int64_t heads = 4, threads = 0, repeats = 9, seed = 1;
   double seconds = 20;
-  bool json = false, no_flex = false, memory = false, quick = false, fit = false;
+  bool json = false, no_flex = false, memory = false, quick = false, fit = false, plots = false;
 };
+
+// The parts of a list, empty ones left out.
+std::vector<std::string> split(const std::string& text, char separator = ',');
 
 void declare(CLI::App& command, BenchOptions& options);
 // Throws Error (kind argument) for values, and for options that have no effect together.
@@ -25,7 +28,8 @@ void check_bench(const CLI::App& command, const BenchOptions& options);
 
 struct NamedCase {
   std::string preset;
-  BenchCase bench;
+  std::string sweep{};  // with --suite sweeps: what it is a point of
+  BenchCase bench{};
 };
 // Presets x tokens x dim x dtype x data, each with its sparse cases. Refuses what no backend here takes.
 std::vector<NamedCase> cases_of(const BenchOptions& options);

@@ -4,8 +4,6 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
-#include <ctime>
 #include <map>
 
 #include "tools/parse.hpp"
@@ -44,6 +42,7 @@ Json to_json(const BenchRow& row, double peak) {
                     {"spread", row.times.spread()},
                     {"rounds", row.times.seconds.size()}};
   out["flops"] = row.flops;
+  out["bytes"] = row.bytes;
   out["gflops_per_second"] = row.flops / median / 1e9;
   out["share_of_peak"] = row.flops / median / peak;
   if (row.selection > 0) out["selection_seconds"] = row.selection;
@@ -85,15 +84,17 @@ Json to_json(const NamedCase& named, const std::vector<BenchRow>& rows, double p
   const BenchCase& one = named.bench;
   Json list = Json::array();
   for (const BenchRow& row : rows) list.push_back(to_json(row, peak));
-  return {{"preset", named.preset},
-          {"data", one.data},
-          {"grid", {one.grid.t, one.grid.y, one.grid.x}},
-          {"tokens", one.grid.tokens()},
-          {"heads", one.heads},
-          {"dim", one.dim},
-          {"dtype", name(one.dtype)},
-          {"torch_best", torch_best(rows)},
-          {"rows", list}};
+  Json out = {{"preset", named.preset},
+              {"data", one.data},
+              {"grid", {one.grid.t, one.grid.y, one.grid.x}},
+              {"tokens", one.grid.tokens()},
+              {"heads", one.heads},
+              {"dim", one.dim},
+              {"dtype", name(one.dtype)},
+              {"torch_best", torch_best(rows)},
+              {"rows", list}};
+  if (!named.sweep.empty()) out["sweep"] = named.sweep;
+  return out;
 }
 
 std::string title_of(const NamedCase& named) {
@@ -102,18 +103,33 @@ std::string title_of(const NamedCase& named) {
                      one.grid.tokens(), one.heads, one.dim, name(one.dtype), one.data);
 }
 
-Table table_of(const std::vector<BenchRow>& rows, double peak) {
-  Table table({"contender", "dtype", "layer", "block", "N", "direction", "density", "median", "spread", "GFLOP/s",
-               "of peak", "vs torch", "vs dense", "selection"});
+std::vector<std::string> row_head() {
+  return {"contender", "dtype",  "layer",   "block",   "N",        "direction", "density",
+          "median",    "spread", "GFLOP/s", "of peak", "vs torch", "vs dense",  "selection"};
+}
+
+std::vector<std::string> cells_of(const BenchRow& row, double peak) {
   const auto ratio = [](double value) { return value > 0 ? fmt::format("{:.2f}x", value) : std::string("-"); };
-  for (const BenchRow& row : rows) {
-    const double median = row.times.median();
-    table.add({row.contender, row.dtype, row.layer, row.block, row.blocks > 0 ? std::to_string(row.blocks) : "",
-               row.direction, fmt::format("{:.3f}", row.density), seconds_text(median),
-               fmt::format("{:.1f} %", 100 * row.times.spread()), fmt::format("{:.1f}", row.flops / median / 1e9),
-               fmt::format("{:.1f} %", 100 * row.flops / median / peak), ratio(row.over_torch), ratio(row.over_dense),
-               row.selection > 0 ? fmt::format("{:.1f} %", 100 * row.selection / median) : ""});
-  }
+  const double median = row.times.median();
+  return {row.contender,
+          row.dtype,
+          row.layer,
+          row.block,
+          row.blocks > 0 ? std::to_string(row.blocks) : "",
+          row.direction,
+          fmt::format("{:.3f}", row.density),
+          seconds_text(median),
+          fmt::format("{:.1f} %", 100 * row.times.spread()),
+          fmt::format("{:.1f}", row.flops / median / 1e9),
+          fmt::format("{:.1f} %", 100 * row.flops / median / peak),
+          ratio(row.over_torch),
+          ratio(row.over_dense),
+          row.selection > 0 ? fmt::format("{:.1f} %", 100 * row.selection / median) : ""};
+}
+
+Table table_of(const std::vector<BenchRow>& rows, double peak) {
+  Table table(row_head());
+  for (const BenchRow& row : rows) table.add(cells_of(row, peak));
   return table;
 }
 
@@ -172,13 +188,16 @@ std::string line_of(const std::vector<Peak>& peaks, const Peak& used) {
   return text + fmt::format("GFLOP/s of fp32 multiply-adds; shares below are of {}\n", used.tier);
 }
 
-std::string now() {
-  const std::time_t seconds = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
-  char text[32];
-  std::tm parts{};
-  gmtime_r(&seconds, &parts);
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
-  return text;
+Json to_json(const Bandwidth& bandwidth) {
+  return {
+      {"bytes_per_second", bandwidth.bytes},
+      {"buffer_bytes", bandwidth.buffer},
+      {"how", "a buffer far larger than the caches, read from end to end by all threads at once; best of a few runs"}};
+}
+
+std::string line_of(const Bandwidth& bandwidth) {
+  return fmt::format("memory    {:.1f} GB/s, read from {}\n", bandwidth.bytes / 1e9,
+                     bytes_text(static_cast<double>(bandwidth.buffer)));
 }
 
 }  // namespace vmoba::tools

@@ -15,6 +15,8 @@ namespace vmoba::tools {
 Json to_json(const NamedCase& named, const std::vector<BenchRow>& rows, double peak);
 std::string title_of(const NamedCase& named);
 Table table_of(const std::vector<BenchRow>& rows, double peak);
+std::vector<std::string> row_head();  // the columns of a row, and its cells
+std::vector<std::string> cells_of(const BenchRow& row, double peak);
 // "best of torch: forward f32, forward+backward f32"; "" when torch was not measured.
 std::string torch_line(const std::vector<BenchRow>& rows);
 
@@ -23,7 +25,7 @@ std::string line_of(const MemoryUse& use, const ProblemOptions& options);
 
 Json to_json(const std::vector<Peak>& peaks);
 std::string line_of(const std::vector<Peak>& peaks, const Peak& used);
-
-std::string now();  // UTC, "2026-01-31T12:00:00Z"
+Json to_json(const Bandwidth& bandwidth);
+std::string line_of(const Bandwidth& bandwidth);
 
 }  // namespace vmoba::tools

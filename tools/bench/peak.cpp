@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The multiply-add ceiling: chains of fused multiply-adds that never leave the registers.
+// The ceilings: chains of fused multiply-adds that never leave the registers, and a stream that is in no cache.
 #include "tools/bench/peak.hpp"
 
 #include <algorithm>
 #include <barrier>
 #include <chrono>
+#include <functional>
+#include <memory>
 #include <thread>
+
+#include <unistd.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -65,12 +69,25 @@ __attribute__((target("avx512f"))) double skylake_loop() {
 }
 #endif
 
-// From the start of the first thread to the end of the last: never more than the truth, and the best of a few runs is
-// near it even when something else runs meanwhile.
-double measure(double (*loop)(), std::int64_t threads) {
+// Sums of vectors of four, enough of them in flight that memory is what it waits for. Returns the bytes read.
+double stream(const float* data, std::int64_t count) {
+  using Four = float __attribute__((vector_size(16)));
+  Four sums[chains] = {};
+  for (std::int64_t i = 0; i + 4 * chains <= count; i += 4 * chains)
+#pragma GCC unroll 12
+    for (int c = 0; c < chains; ++c) sums[c] += *reinterpret_cast<const Four*>(data + i + 4 * c);
+  Four all = sums[0];
+  for (int c = 1; c < chains; ++c) all += sums[c];
+  keep(all[0] + all[1] + all[2] + all[3]);
+  return static_cast<double>(count) * sizeof(float);
+}
+
+// What all threads did together, from the start of the first to the end of the last: never more than the truth, and the
+// best of a few runs is near it even when something else runs meanwhile. loop returns what its thread did.
+double measure(const std::function<double(std::size_t thread)>& loop, std::int64_t threads, int runs = 8) {
   using clock = std::chrono::steady_clock;
   double best = 0;
-  for (int run = 0; run < 8; ++run) {
+  for (int run = 0; run < runs; ++run) {
     std::barrier gate(static_cast<std::ptrdiff_t>(threads));
     std::vector<clock::time_point> begun(static_cast<std::size_t>(threads)), ended(static_cast<std::size_t>(threads));
     double work = 0;
@@ -80,9 +97,9 @@ double measure(double (*loop)(), std::int64_t threads) {
         pool.emplace_back([&, t] {
           gate.arrive_and_wait();
           begun[t] = clock::now();
-          const double done = loop();
+          const double done = loop(t);
           ended[t] = clock::now();
-          if (t == 0) work = done;
+          if (t == 0) work = done;  // all do the same
         });
     }
     const auto took = *std::max_element(ended.begin(), ended.end()) - *std::min_element(begun.begin(), begun.end());
@@ -94,13 +111,32 @@ double measure(double (*loop)(), std::int64_t threads) {
 }  // namespace
 
 std::vector<Peak> measure_peaks(std::int64_t threads) {
-  std::vector<Peak> out{{"generic", measure(generic_loop, threads)}};
+  const auto of = [&](double (*loop)()) { return measure([loop](std::size_t) { return loop(); }, threads); };
+  std::vector<Peak> out{{"generic", of(generic_loop)}};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    out.push_back({"haswell", measure(haswell_loop, threads)});
-  if (__builtin_cpu_supports("avx512f")) out.push_back({"skylake", measure(skylake_loop, threads)});
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) out.push_back({"haswell", of(haswell_loop)});
+  if (__builtin_cpu_supports("avx512f")) out.push_back({"skylake", of(skylake_loop)});
 #endif
   return out;
+}
+
+Bandwidth measure_bandwidth(std::int64_t threads) {
+  const std::int64_t cache = std::max<std::int64_t>(0, sysconf(_SC_LEVEL3_CACHE_SIZE));
+  const std::int64_t memory = static_cast<std::int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+  const std::int64_t bytes = std::min(std::max<std::int64_t>(std::int64_t{1} << 29, 4 * cache), memory / 4);
+  const std::int64_t each = bytes / threads / 64 * 16;  // floats of a thread, in whole cache lines
+  std::vector<std::unique_ptr<float[]>> buffers(static_cast<std::size_t>(threads));
+  const double rate = measure(
+      [&](std::size_t thread) {
+        auto& buffer = buffers[thread];
+        if (!buffer) {  // the first run touches the pages, from the thread that reads them
+          buffer = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(each));
+          std::fill_n(buffer.get(), each, 1.0F);
+        }
+        return stream(buffer.get(), each);
+      },
+      threads, 6);
+  return {rate, each * threads * static_cast<std::int64_t>(sizeof(float))};
 }
 
 const Peak& peak_of(const std::vector<Peak>& peaks, std::string_view backend) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The multiply-add ceiling of the machine, measured by the program itself.
+// The ceilings of the machine, multiply-adds and memory, measured by the program itself.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,15 @@ struct Peak {
 // A loop of independent fused multiply-adds in registers on each of so many threads at once, the best of a few runs.
 // Tiers that the CPU lacks are left out. The last is the widest.
 std::vector<Peak> measure_peaks(std::int64_t threads);
+
+struct Bandwidth {
+  double bytes = 0;         // read a second, by all threads together
+  std::int64_t buffer = 0;  // bytes of the buffer that was read: four times the last cache, half a GB at least
+};
+// Streams a buffer through all of so many threads at once, the best of a few runs. Takes the memory of the buffer; a
+// quarter of what the machine has at the most.
+Bandwidth measure_bandwidth(std::int64_t threads);
+
 // The ceiling of the tier of this backend ("cpu:haswell"); the widest when none has its name.
 const Peak& peak_of(const std::vector<Peak>& peaks, std::string_view backend);
 

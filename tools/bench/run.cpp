@@ -17,6 +17,8 @@ std::vector<BenchRow> run_case(const BenchCase& the_case,
   const auto tokens = static_cast<double>(the_case.grid.tokens());
   const double pairs = tokens * tokens * static_cast<double>(the_case.heads);
   const double pair_flops = 4.0 * static_cast<double>(the_case.dim);
+  // Each of q, k, v, out (backward: of q, k, v, out, dout, dq, dk, dv too) once.
+  const double one_tensor = tokens * static_cast<double>(the_case.heads * the_case.dim);
   const std::string own_dtype(name(the_case.dtype));
   std::vector<Contender> contenders;
   std::vector<std::string> groups;
@@ -27,15 +29,17 @@ std::vector<BenchRow> run_case(const BenchCase& the_case,
     rows.push_back(std::move(row));
   };
   const auto both = [&](BenchRow row, const Leaves& x, const std::string& group, const Forward& forward) {
-    if (the_case.forward) {
-      row.direction = "forward";
-      row.flops = pair_flops * pairs * row.density;
-      add(row, group + row.direction, forward_only(x, forward));
-    }
-    if (the_case.backward) {
-      row.direction = "forward+backward";
-      row.flops = 3.5 * pair_flops * pairs * row.density;
-      add(row, group + row.direction, with_backward(x, forward));
+    const double tensor_bytes = one_tensor * static_cast<double>(x.q.element_size());
+    const auto& left_out = the_case.torch_left_out;
+    for (const bool backward : {false, true}) {
+      if (!(backward ? the_case.backward : the_case.forward)) continue;
+      row.direction = backward ? "forward+backward" : "forward";
+      if (row.contender == "torch-sdpa" &&
+          std::find(left_out.begin(), left_out.end(), TorchCall{row.dtype, row.direction}) != left_out.end())
+        continue;
+      row.flops = (backward ? 3.5 : 1.0) * pair_flops * pairs * row.density;
+      row.bytes = (backward ? 12 : 4) * tensor_bytes;
+      add(row, group + row.direction, backward ? with_backward(x, forward) : forward_only(x, forward));
     }
   };
 
@@ -55,7 +59,8 @@ std::vector<BenchRow> run_case(const BenchCase& the_case,
     row.density = density_of(own, select_once(own, spec), spec);
     both(row, own, sparse.label, vmoba_attention(spec));
     row.direction = "select";
-    row.flops = 2.0 * tokens * static_cast<double>(row.blocks * the_case.heads * the_case.dim);
+    row.flops = 2.0 * one_tensor * static_cast<double>(row.blocks);
+    row.bytes = 2 * one_tensor * static_cast<double>(own.q.element_size());
     add(row, sparse.label + "select", select_only(own, spec));
   }
 

@@ -20,6 +20,12 @@ struct SparseCase {
   double density = 0;  // wanted; > 0: policy is Threshold and its tau is searched for on the data
 };
 
+// One of torch's contenders.
+struct TorchCall {
+  std::string dtype, direction;
+  bool operator==(const TorchCall&) const = default;
+};
+
 struct BenchCase {
   std::string data;
   Grid grid;
@@ -30,6 +36,7 @@ struct BenchCase {
   bool forward = true, backward = true;
   Rounds rounds;
   std::uint64_t seed = 1;
+  std::vector<TorchCall> torch_left_out;  // known to be hopeless: not measured
 };
 
 // Columns of a result; see bench/README.md for the JSON.
@@ -40,6 +47,7 @@ struct BenchRow {
   std::int64_t blocks = 0;
   double density = 1;
   Times times;
+  double bytes = 0;       // tensors read and written, each once: the least that memory has to move
   double flops = 0;       // attention products of the selected pairs (select: the gate)
   double selection = 0;   // median seconds of the selection alone, already inside times
   double over_torch = 0;  // median of the best torch contender of this direction / this median; 0: none

@@ -18,11 +18,9 @@ bool Targets::wants(const std::string& line) const {
 }
 
 void Targets::rounds(std::vector<Contender>& contenders, double seconds, std::int64_t most) const {
-  std::vector<std::string> groups;
-  // torch's bf16 backward takes ten times ours on CPUs without bf16 products: once is enough then.
-  for (const Contender& one : contenders) groups.push_back(one.name.substr(0, one.name.find(':')));
   const Rounds rounds{.seconds = quick ? seconds / 3 : seconds, .least = 3, .most = most};
-  measure_rounds(contenders, groups, rounds, [&](const std::string& name) { say(name); });
+  // torch's bf16 backward takes ten times ours on CPUs without bf16 products: once is enough then.
+  measure_rounds(contenders, groups_of(contenders), rounds, [&](const std::string& name) { say(name); });
 }
 
 namespace {

@@ -25,6 +25,11 @@ struct SparseLine {
   bool small;  // blocks of 12 to 127 tokens
 };
 
+// Smooth data in the dtype that the tier is for.
+Leaves leaves_of(const Targets& t, const Grid& grid) {
+  return {make_inputs("smooth", grid, heads, dim, t.seed), t.amx ? at::kBFloat16 : at::kFloat, false};
+}
+
 }  // namespace
 
 void sparse_targets(Targets& t) {
@@ -42,7 +47,7 @@ void sparse_targets(Targets& t) {
     }
   }
   if (wanted.empty()) return;
-  const Leaves x(make_inputs("smooth", grid, heads, dim, t.seed), t.amx ? at::kBFloat16 : at::kFloat, false);
+  const Leaves x = leaves_of(t, grid);
   std::vector<Contender> all{{"dense:", with_backward(x, vmoba_attention(spec_of(grid, Block{}, Dense{}, t.backend)))}};
   std::vector<double> densities;
   for (const SparseLine& line : wanted) {
@@ -78,7 +83,7 @@ void selection_targets(Targets& t) {
                                       Threshold{.tau = 0.25, .scope = scope}, t.backend)});
     }
   if (wanted.empty()) return;
-  const Leaves x(make_inputs("smooth", grid, heads, dim, t.seed), t.amx ? at::kBFloat16 : at::kFloat, false);
+  const Leaves x = leaves_of(t, grid);
   std::vector<Contender> all;
   std::vector<double> densities;
   for (const One& one : wanted) {
@@ -156,7 +161,7 @@ void doubling_targets(Targets& t) {
   for (std::size_t i = 0; i + 1 < counts.size(); ++i)
     if (t.wants(label(counts[i]))) wanted.push_back(counts[i]);
   if (wanted.empty()) return;
-  const Leaves x(make_inputs("smooth", grid, heads, dim, t.seed), t.amx ? at::kBFloat16 : at::kFloat, false);
+  const Leaves x = leaves_of(t, grid);
   std::vector<Contender> all;
   std::vector<double> densities;
   for (const std::int64_t blocks : counts) {
