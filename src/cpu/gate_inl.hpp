@@ -10,37 +10,43 @@
 
 constexpr int gate_vectors = static_cast<int>(gate_strip) / lanes;  // of a strip
 
-// Sums of `vectors` vectors of every row, kept in registers; the next row of a block is often a jump away, so it is
-// asked for early.
-template <int Vectors, class Type, class Element>
-inline void gate_sum_rows(const Element* k, std::int64_t token_stride, const std::int32_t* rows, std::int64_t count,
-                          double* sums, Type type) {
-  constexpr std::int64_t ahead = 8;
-  WideSum totals[Vectors];
-  for (int v = 0; v < Vectors; ++v) totals[v] = load_wide(sums + v * lanes);
-  for (std::int64_t i = 0; i < count; ++i) {
-    const Element* row = k + rows[i] * token_stride;
-    const Element* next = k + rows[i + ahead < count ? i + ahead : count - 1] * token_stride;
-    for (int v = 0; v < Vectors; ++v) {
-      __builtin_prefetch(next + v * lanes);
-      add_wide(totals[v], load(row + v * lanes, type));
+// Adds `Rows` rows to sums[0..dim rounded down to vectors), while the next ones, often a jump away, are asked for.
+// Whole rows, so that the lines of a row come one after another: vector by vector a mean of 128 cost three times as
+// much.
+template <int Rows, class Type, class Element>
+inline void gate_add_rows(const Element* const* rows, const Element* const* next, std::int64_t dim, double* sums,
+                          Type type) {
+  for (std::int64_t d = 0; d + lanes <= dim; d += lanes) {
+    WideSum total = load_wide(sums + d);
+    for (int i = 0; i < Rows; ++i) {
+      if (d * static_cast<std::int64_t>(sizeof(Element)) % 64 == 0) __builtin_prefetch(next[i] + d);
+      add_wide(total, load(rows[i] + d, type));
     }
+    store_wide(sums + d, total);
   }
-  for (int v = 0; v < Vectors; ++v) store_wide(sums + v * lanes, totals[v]);
 }
 
 // fp64 sums keep the mean within one rounding of exact, whatever the size of the block.
 template <class Type, class Element>
 inline void gate_mean_of(const Element* k, std::int64_t token_stride, const std::int32_t* rows, std::int64_t count,
                          std::int64_t dim, double* sums, float* mean, Type type) {
-  constexpr int vectors = registers / 8;  // two fp64 registers each
+  constexpr std::int64_t together = 4, ahead = 8;
   for (std::int64_t d = 0; d < dim; ++d) sums[d] = 0;
-  std::int64_t d = 0;
-  for (; d + vectors * lanes <= dim; d += vectors * lanes) {
-    gate_sum_rows<vectors>(k + d, token_stride, rows, count, sums + d, type);
+  const Element *now[together], *next[together];
+  std::int64_t i = 0;
+  for (; i + together <= count; i += together) {
+    for (std::int64_t j = 0; j < together; ++j) {
+      now[j] = k + rows[i + j] * token_stride;
+      next[j] = k + rows[i + j + ahead < count ? i + j + ahead : count - 1] * token_stride;
+    }
+    gate_add_rows<together>(now, next, dim, sums, type);
   }
-  for (; d + lanes <= dim; d += lanes) gate_sum_rows<1>(k + d, token_stride, rows, count, sums + d, type);
-  for (std::int64_t i = 0; i < count && d < dim; ++i) {  // D is a multiple of 8, a vector may be longer
+  for (; i < count; ++i) {
+    now[0] = next[0] = k + rows[i] * token_stride;
+    gate_add_rows<1>(now, next, dim, sums, type);
+  }
+  const std::int64_t d = dim / lanes * lanes;
+  for (i = 0; i < count && d < dim; ++i) {  // D is a multiple of 8, a vector may be longer
     Element copy[lanes] = {};
     float values[lanes];
     for (std::int64_t j = d; j < dim; ++j) copy[j - d] = k[rows[i] * token_stride + j];
@@ -89,16 +95,23 @@ inline void gate_product(const float* const* q, const float* panels, std::int64_
 }
 
 template <int Rows, int Strips>
-inline void gate_rows_by_strips(const float* const* q, const GateTile& tile, std::int64_t strip) {
-  for (std::int64_t row = 0; row < tile.rows; row += Rows) {
-    if (strip == 0 && tile.dtype == 0) {  // rows lie H x D apart, which the hardware does not foresee
-      for (int i = 0; i < Rows; ++i) {
-        for (std::int64_t d = 0; d < tile.dim; d += 16) __builtin_prefetch(q[row + Rows + i] + d);
-      }
+inline void gate_some_rows(const float* const* q, const GateTile& tile, std::int64_t strip, std::int64_t row) {
+  if (strip == 0 && tile.dtype == 0) {  // rows lie H x D apart, which the hardware does not foresee
+    for (int i = 0; i < Rows; ++i) {
+      for (std::int64_t d = 0; d < tile.dim; d += 16) __builtin_prefetch(q[row + Rows + i] + d);
     }
-    gate_product<Rows, Strips>(q + row, tile.panels + strip * tile.dim * gate_strip, tile.dim,
-                               tile.gates + (strip * gate_rows + row) * gate_strip);
   }
+  gate_product<Rows, Strips>(q + row, tile.panels + strip * tile.dim * gate_strip, tile.dim,
+                             tile.gates + (strip * gate_rows + row) * gate_strip);
+}
+
+// Rows of a tile in steps of `Rows`, the last few in steps of 4; the last of those may make rows that nobody reads.
+template <int Rows, int Strips>
+inline void gate_rows_by_strips(const float* const* q, const GateTile& tile, std::int64_t strip) {
+  constexpr int few = Rows < 4 ? Rows : 4;
+  std::int64_t row = 0;
+  for (; row + Rows <= tile.rows; row += Rows) gate_some_rows<Rows, Strips>(q, tile, strip, row);
+  for (; row < tile.rows; row += few) gate_some_rows<few, Strips>(q, tile, strip, row);
 }
 
 template <class Type>
@@ -141,7 +154,7 @@ void gate_gates(const GateTile& tile) {
         if constexpr (gate_vectors == 1) {
           gate_rows_by_strips<8, 1>(q, tile, strip);
         } else {
-          gate_rows_by_strips<gate_vectors == 2 ? 4 : 2, 1>(q, tile, strip);
+          gate_rows_by_strips<gate_vectors == 2 ? 6 : 2, 1>(q, tile, strip);
         }
         break;
       case 2:
@@ -193,7 +206,7 @@ std::int64_t gate_emit(const GateEmission& emission) {
         const Vec gate = load(gates + row * gate_strip + v * lanes);
         const unsigned above = greater(gate, hi[v]);
         const unsigned within = greater_equal(gate, lo[v]) & ~above;
-        add_wide(sums[v], keep(above, gate));
+        add_wide(sums[v], where_greater(gate, hi[v], gate));
         all |= above << (v * lanes);
         found += pack(emission.values + found, emission.places + found, within, gate,
                       static_cast<std::uint32_t>((emission.column + first + v * lanes) * gate_rows + row), gate_rows);
@@ -237,36 +250,42 @@ void gate_turn(const GateQueries& queries) {
   }
 }
 
-// Halves the range of gates ten times, each time keeping the half in which a row's budget is met. The sums that steer
-// it are fp32: they only have to land near, the caller checks with exact ones.
+// One halving of the cuts of a group of rows: whether what lies above `middle` is enough. Four sums side by side.
+template <bool ByCount>
+inline Vec gate_above(const float* turned, std::int64_t blocks, Vec middle, Vec least) {
+  constexpr std::int64_t apart = 4;
+  const Vec one = set(1.0f);
+  Vec sums[apart];
+  for (std::int64_t i = 0; i < apart; ++i) sums[i] = zero();
+  const auto take = [&](std::int64_t i, std::int64_t c) {
+    const Vec gate = load(turned + c * lanes);
+    sums[i] = add(sums[i], where_greater(gate, middle, ByCount ? one : sub(gate, least)));
+  };
+  std::int64_t c = 0;
+  for (; c + apart <= blocks; c += apart) {
+    for (std::int64_t i = 0; i < apart; ++i) take(i, c + i);
+  }
+  for (; c < blocks; ++c) take(0, c);
+  return add(add(sums[0], sums[1]), add(sums[2], sums[3]));
+}
+
+// Halves the range of gates, each time keeping the half in which a row's budget is met, until it holds about a gate.
+// The sums that steer it are fp32: they only have to land near, the caller checks with exact ones.
 std::int64_t gate_bracket(const GateQueries& queries) {
-  std::int64_t found = 0;
+  std::int64_t found = 0, halvings = 2;
+  while (halvings < 10 && queries.blocks >> (halvings - 1) != 0) ++halvings;
   for (std::int64_t c = 0; c < queries.strips * gate_strip; ++c) queries.words[c] = 0;
   for (std::int64_t group = 0; group < gate_rows / lanes; ++group) {
     const float* const turned = queries.turned + group * queries.strips * gate_strip * lanes;
     const Vec least = load(queries.least + group * lanes), needed = load(queries.needed + group * lanes);
-    const Vec one = set(1.0f), half = set(0.5f);
+    const Vec one = set(1.0f), half = set(0.5f), nothing = zero();
     Vec lo = least, hi = load(queries.greatest + group * lanes);
-    for (int step = 0; step < 10; ++step) {
+    for (std::int64_t step = 0; step < halvings; ++step) {
       const Vec middle = fma(sub(hi, lo), half, lo);
-      Vec count = zero(), sum = zero(), count2 = zero(), sum2 = zero();
-      std::int64_t c = 0;
-      for (; c + 2 <= queries.blocks; c += 2) {
-        const Vec a = load(turned + c * lanes), b = load(turned + (c + 1) * lanes);
-        count = add(count, where_greater(a, middle, one));
-        count2 = add(count2, where_greater(b, middle, one));
-        sum = add(sum, where_greater(a, middle, a));
-        sum2 = add(sum2, where_greater(b, middle, b));
-      }
-      for (; c < queries.blocks; ++c) {
-        const Vec a = load(turned + c * lanes);
-        count = add(count, where_greater(a, middle, one));
-        sum = add(sum, where_greater(a, middle, a));
-      }
-      count = add(count, count2);
-      sum = add(sum, sum2);
-      const Vec have = queries.by_count ? count : sub(sum, mul(count, least));
-      const unsigned enough = greater_equal(have, needed) & greater_equal(count, one);
+      const Vec have = queries.by_count ? gate_above<true>(turned, queries.blocks, middle, least)
+                                        : gate_above<false>(turned, queries.blocks, middle, least);
+      // More than nothing: at least one is taken.
+      const unsigned enough = greater_equal(have, needed) & greater(have, nothing);
       lo = add(keep(enough, middle), keep(~enough, lo));
       hi = add(keep(enough, hi), keep(~enough, middle));
     }

@@ -77,7 +77,10 @@ void BracketSolver::tally(std::vector<Group>& groups, std::int64_t parts) const 
   for (std::int64_t part = 0; part < parts; ++part) {
     const Inside& list = inside_[part];
     if (by_column_) {
-      for (std::size_t i = 0; i < list.values.size(); ++i) groups[list.places[i] / gate_rows].list.add(list.values[i]);
+      for (std::size_t i = 0; i < list.values.size(); ++i) {
+        Group& group = groups[list.places[i] / gate_rows];
+        if (!group.exact) group.list.add(list.values[i]);  // else it may be infinite
+      }
     } else {
       for (const float value : list.values) groups[0].list.add(value);
     }
@@ -87,8 +90,8 @@ void BracketSolver::tally(std::vector<Group>& groups, std::int64_t parts) const 
 void BracketSolver::set_bounds(const std::vector<Group>& groups) {
   for (std::int64_t c = 0; c < sample_.columns(); ++c) {
     const Group* group = c < sample_.blocks ? &groups[group_of(c)] : nullptr;
-    lo_[c] = group && !group->exact ? group->lo : infinity;
-    hi_[c] = group && !group->exact ? group->hi : infinity;
+    lo_[c] = group && !group->exact ? group->lo : nobody;
+    hi_[c] = group && !group->exact ? group->hi : nobody;
   }
 }
 
@@ -96,25 +99,31 @@ std::vector<std::int64_t> BracketSolver::solve(std::int64_t h0, Selection& selec
   std::vector<Group> groups(static_cast<std::size_t>(by_column_ ? sample_.blocks : 1));
   std::vector<std::int64_t> left(groups.size());
   std::iota(left.begin(), left.end(), 0);
-  const auto finite = [&](GroupTotals Group::*which) {
-    return std::all_of(groups.begin(), groups.end(), [&](const Group& group) {
+  // Groups whose gates are not finite are left out; false when no other is there.
+  const auto keep_finite = [&](GroupTotals Group::*which) {
+    bool any = false;
+    for (Group& group : groups) {
       const GroupTotals& totals = group.*which;
-      return std::isfinite(totals.sum) && std::isfinite(totals.least) && std::isfinite(totals.greatest);
-    });
+      group.exact |= !std::isfinite(totals.sum) || !std::isfinite(totals.least) || !std::isfinite(totals.greatest);
+      group.open &= !group.exact;
+      any |= !group.exact;
+    }
+    return any;
   };
   if (!small_) {
     draw(h0, runner);
     total(groups, std::min(most_parts, heads_ * drawn_tiles_), &Group::drawn);
-    if (!finite(&Group::drawn)) return left;
+    if (!keep_finite(&Group::drawn)) return left;
   }
   for (const double errors : {4.5, 16.0}) {
     if (!small_) find_brackets(groups, errors, runner);
-    if (!sweep(h0, groups, selection, runner) || !finite(&Group::totals)) return left;
+    if (!sweep(h0, groups, selection, runner) || !keep_finite(&Group::totals)) return left;
     tally(groups, sample_.chunks);
     bool missed = false;
     for (Group& group : groups) {
+      if (group.exact) continue;
       group.budget = budget_of(sample_.problem->policy(), group.totals.own_finite, sample_.blocks, group.totals);
-      group.open = !group.exact && !locate(group);
+      group.open = !locate(group);
       missed |= group.open;
     }
     if (!missed) break;
@@ -153,7 +162,8 @@ BracketSolver::Bytes BracketSolver::bytes(const SampleGates& sample, std::int64_
                   parts * (columns * Sums::bytes_a_column + static_cast<std::int64_t>(sizeof(Sums) + sizeof(Inside))) +
                   3 * listed * 8 + 2 * heads * sample.tiles * 8,
           .call = 4 * close * static_cast<std::int64_t>(sizeof(Pair)) + groups * per_group +
-                  workers * (4 * 16384 * 2 + list_bins(by_column && !is_small(sample, heads, by_column)) * 16)};
+                  workers * (4 * 16384 * 2 + list_bins(by_column && !is_small(sample, heads, by_column)) * 16 +
+                             (by_column ? tiles * gate_rows * (gate_strip + 1) * 4 : 0))};
 }
 
 }  // namespace vmoba::cpu

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "cpu/select_sample.hpp"
@@ -43,9 +44,12 @@ class BracketSolver {
   void set_bounds(const std::vector<Group>& groups);
   void look(std::vector<Group>& groups, const Runner& runner);
   Wanted wanted(const GroupTotals& drawn, double least) const;
-  void guess(Group& group, std::int64_t which) const;
-  double spread(const Group& group, std::int64_t which, float cut) const;
-  bool bracket(Group& group, std::int64_t which, double errors) const;
+  std::vector<float> some_drawn(const Group& group) const;
+  void guess(Group& group, std::span<const float> values) const;
+  double spread(const Group& group, std::span<const float> column, float cut) const;
+  bool bracket(Group& group, std::span<const float> column, double errors) const;
+  void bracket_columns(std::vector<Group>& groups, std::int64_t strip, double errors, float* columns) const;
+  void bracket_all(std::vector<Group>& groups, double errors, const Runner& runner);
   void find_brackets(std::vector<Group>& groups, double errors, const Runner& runner);
   void emit(const float* gates, std::int64_t strip, std::int64_t rows, Sums& sums, Inside& list, Worker& worker) const;
   bool sweep(std::int64_t h0, std::vector<Group>& groups, Selection& selection, const Runner& runner);

@@ -89,27 +89,31 @@ BracketSolver::Wanted BracketSolver::wanted(const GroupTotals& drawn, double lea
   return {false, std::max(0.0, tau * (drawn.sum - pairs * least) - (drawn.own_sum - own * least)), least};
 }
 
-// A bracket of the drawn pairs' cut, from some 4,000 of them.
-void BracketSolver::guess(Group& group, std::int64_t which) const {
+// Some 4,000 of the gates drawn of all columns.
+std::vector<float> BracketSolver::some_drawn(const Group& group) const {
   const std::int64_t tiles = heads_ * drawn_tiles_;
   const std::int64_t others = group.drawn.finite - group.drawn.own_finite;
   std::int64_t every = 1;
   while (every < 16 && others > 8192 * every) every *= 2;
   std::vector<float> values;
-  values.reserve(static_cast<std::size_t>(tiles * gate_rows / every * (by_column_ ? 1 : sample_.columns())));
-  float least = infinity;
+  values.reserve(static_cast<std::size_t>(tiles * gate_rows / every * sample_.columns()));
   for (std::int64_t tile = 0; tile < tiles; ++tile) {
-    for (std::int64_t c = first_column(which); c < end_column(which); ++c) {
+    for (std::int64_t c = 0; c < sample_.blocks; ++c) {
       const float* column =
           drawn_.data() + (tile * sample_.strips + c / gate_strip) * gate_rows * gate_strip + c % gate_strip;
       for (std::int64_t row = (c + every / 2) % every; row < gate_rows; row += every) {
-        const float value = column[row * gate_strip];
-        if (value == -infinity) continue;
-        values.push_back(value);
-        least = std::min(least, value);
+        if (column[row * gate_strip] != -infinity) values.push_back(column[row * gate_strip]);
       }
     }
   }
+  return values;
+}
+
+// A bracket of the drawn pairs' cut, from some of them; all finite.
+void BracketSolver::guess(Group& group, std::span<const float> values) const {
+  const std::int64_t others = group.drawn.finite - group.drawn.own_finite;
+  float least = infinity;
+  for (const float value : values) least = std::min(least, value);
   group.lo = -FLT_MAX;
   group.hi = FLT_MAX;
   if (values.empty()) return;
@@ -122,7 +126,7 @@ void BracketSolver::guess(Group& group, std::int64_t which) const {
   float low = group.drawn.least, high = group.drawn.greatest;
   Histogram histogram;
   for (int level = 0; level < 4 && low < high; ++level) {
-    histogram.start(low, high, list_bins(by_column_ && !small_));
+    histogram.start(low, high, list_bins(by_column_));
     for (const float value : values) {
       if (value >= low && value <= high) histogram.add(value);
     }
@@ -160,7 +164,7 @@ void BracketSolver::guess(Group& group, std::int64_t which) const {
 // Standard error of what the drawn pairs of a group weigh above `cut`. Pairs of one row vary together, so it is taken
 // from the differences between rows drawn one after the other, a quarter of them; that also leaves out what changes
 // slowly from row to row, which rows drawn at even distances catch.
-double BracketSolver::spread(const Group& group, std::int64_t which, float cut) const {
+double BracketSolver::spread(const Group& group, std::span<const float> column, float cut) const {
   const bool by_count = std::holds_alternative<TopK>(sample_.problem->policy());
   const float least = group.drawn.least;
   const double others = static_cast<double>(group.drawn.finite - group.drawn.own_finite);
@@ -168,30 +172,27 @@ double BracketSolver::spread(const Group& group, std::int64_t which, float cut) 
   const float tau = static_cast<float>(rule ? rule->tau : wanted(group.drawn, least).need / std::max(1.0, others));
   constexpr std::int64_t apart = 8;
   double squares = 0;
-  for (std::int64_t tile = 0; tile < heads_ * drawn_tiles_; ++tile) {
+  const auto compare = [&](float a, float b) { squares += static_cast<double>(a - b) * (a - b) / 2; };
+  const auto weight = [&](float drawn) {
+    const float gate = drawn > least ? drawn : least;
+    return (by_count ? 1 : gate - least) * (gate > cut ? 1 - tau : -tau);
+  };
+  for (std::size_t row = 0; row < column.size(); row += apart) compare(weight(column[row]), weight(column[row + 1]));
+  for (std::int64_t tile = 0; tile < heads_ * drawn_tiles_ && column.empty(); ++tile) {
     const float* const gates = drawn_.data() + tile * sample_.strips * gate_rows * gate_strip;
-    const std::int64_t first = first_column(which) / gate_strip, end = (end_column(which) - 1) / gate_strip + 1;
-    for (std::int64_t strip = first; strip < end; strip += draw_strips) {
+    for (std::int64_t strip = 0; strip < sample_.strips; strip += draw_strips) {
       for (std::int64_t row = 0; row < gate_rows; row += apart) {
         float weights[2];
         for (std::int64_t next = 0; next < 2; ++next) {
           const float* from = gates + (strip * gate_rows + row + next) * gate_strip;
           float lanes[gate_strip] = {};
-          if (by_column_) {
-            const float gate = std::max(from[which % gate_strip], least);
-            lanes[0] = (gate - least) * (gate > cut ? 1 - tau : -tau);
-          } else {
-            for (std::int64_t i = 0; i < std::min(draw_strips, end - strip); ++i, from += gate_rows * gate_strip) {
-              for (std::int64_t lane = 0; lane < gate_strip; ++lane) {
-                const float gate = from[lane] > least ? from[lane] : least;
-                const float weight = by_count ? 1 : gate - least;
-                lanes[lane] += weight * (gate > cut ? 1 - tau : -tau);
-              }
-            }
+          for (std::int64_t i = 0; i < std::min(draw_strips, sample_.strips - strip); ++i) {
+            for (std::int64_t lane = 0; lane < gate_strip; ++lane) lanes[lane] += weight(from[lane]);
+            from += gate_rows * gate_strip;
           }
           weights[next] = std::accumulate(lanes, lanes + gate_strip, 0.0f);
         }
-        squares += static_cast<double>(weights[0] - weights[1]) * (weights[0] - weights[1]) / 2;
+        compare(weights[0], weights[1]);
       }
     }
   }
@@ -200,7 +201,7 @@ double BracketSolver::spread(const Group& group, std::int64_t which, float cut) 
 
 // The bracket of a group, from the numbers and the list of its drawn pairs against the guess it holds. False when the
 // guess is too narrow for it.
-bool BracketSolver::bracket(Group& group, std::int64_t which, double errors) const {
+bool BracketSolver::bracket(Group& group, std::span<const float> column, double errors) const {
   const bool wide_hi = group.hi == FLT_MAX, wide_lo = group.lo == -FLT_MAX;
   // The least of all gates lies somewhat below that of the drawn ones, unless a sweep has found it.
   const bool swept = group.totals.finite > 0;
@@ -220,7 +221,7 @@ bool BracketSolver::bracket(Group& group, std::int64_t which, double errors) con
     break;
   }
   const double margin =
-      errors * spread(group, which, cut) + 8 * (near.by_count ? 1 : static_cast<double>(cut) - near.least);
+      errors * spread(group, column, cut) + 8 * (near.by_count ? 1 : static_cast<double>(cut) - near.least);
 
   n = static_cast<double>(group.above);
   sum = group.above_sum;
@@ -246,25 +247,71 @@ bool BracketSolver::bracket(Group& group, std::int64_t which, double errors) con
   return true;
 }
 
-// Brackets of the groups that lack one; groups whose lists would be too long are left to select_exact.
-void BracketSolver::find_brackets(std::vector<Group>& groups, double errors, const Runner& runner) {
-  const auto count = static_cast<std::int64_t>(groups.size());
-  runner(count, [&](std::int64_t i, std::int64_t) {
-    if (groups[i].open) guess(groups[i], i);
-  });
-  for (int attempt = 0; attempt < 2; ++attempt) {
-    look(groups, runner);
-    std::atomic<bool> all{true};
-    runner(count, [&](std::int64_t i, std::int64_t) {
-      Group& group = groups[i];
-      if (!group.open) return;
-      group.open = !bracket(group, i, errors);
-      if (!group.open) return;
+// Brackets of the groups of one strip's columns, whose drawn gates are put side by side first: columns, [16][rows]. A
+// guess from a quarter of them narrows a column down, the others are looked at where they are.
+void BracketSolver::bracket_columns(std::vector<Group>& groups, std::int64_t strip, double errors,
+                                    float* columns) const {
+  const std::int64_t tiles = heads_ * drawn_tiles_, rows = tiles * gate_rows, every = 4;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const float* from =
+        drawn_.data() + ((row / gate_rows * sample_.strips + strip) * gate_rows + row % gate_rows) * gate_strip;
+    for (std::int64_t lane = 0; lane < gate_strip; ++lane) columns[lane * rows + row] = from[lane];
+  }
+  std::vector<float> some;
+  some.reserve(static_cast<std::size_t>(rows / every));
+  for (std::int64_t c = strip * gate_strip; c < std::min((strip + 1) * gate_strip, sample_.blocks); ++c) {
+    Group& group = groups[c];
+    if (!group.open) continue;
+    const std::span<const float> column(columns + c % gate_strip * rows, static_cast<std::size_t>(rows));
+    some.clear();
+    for (std::int64_t row = 0; row < rows; row += every) {
+      if (column[row] != -infinity) some.push_back(column[row]);
+    }
+    guess(group, some);
+    for (int attempt = 0; attempt < 2 && group.open; ++attempt) {
+      group.above = 0;
+      group.above_sum = 0;
+      group.list.start(std::max(group.lo, group.drawn.least), std::min(group.hi, group.drawn.greatest),
+                       list_bins(true));
+      for (const float gate : column) {
+        if (gate > group.hi) {
+          ++group.above;
+          group.above_sum += gate;
+        } else if (gate >= group.lo) {
+          group.list.add(gate);
+        }
+      }
+      group.open = !bracket(group, column, errors);
+      if (!group.open) break;
       group.lo = -FLT_MAX;
       group.hi = FLT_MAX;
-      all = false;
+    }
+  }
+}
+
+// The bracket of the one group of all columns.
+void BracketSolver::bracket_all(std::vector<Group>& groups, double errors, const Runner& runner) {
+  Group& group = groups[0];
+  guess(group, some_drawn(group));
+  for (int attempt = 0; attempt < 2 && group.open; ++attempt) {
+    look(groups, runner);
+    group.open = !bracket(group, {}, errors);
+    if (!group.open) break;
+    group.lo = -FLT_MAX;
+    group.hi = FLT_MAX;
+  }
+}
+
+// Brackets of the groups that lack one; groups whose lists would be too long are left to select_exact.
+void BracketSolver::find_brackets(std::vector<Group>& groups, double errors, const Runner& runner) {
+  if (by_column_) {
+    const std::int64_t rows = heads_ * drawn_tiles_ * gate_rows;
+    const Buffer<float> columns(runner.workers() * gate_strip * rows);
+    runner(sample_.strips, [&](std::int64_t strip, std::int64_t worker) {
+      bracket_columns(groups, strip, errors, columns.data() + worker * gate_strip * rows);
     });
-    if (all) break;
+  } else {
+    bracket_all(groups, errors, runner);
   }
   const double pairs = static_cast<double>(heads_ * sample_.tokens * (by_column_ ? 1 : sample_.blocks));
   double listed = 0;

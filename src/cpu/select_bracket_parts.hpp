@@ -14,6 +14,7 @@ inline constexpr std::int64_t draw_strips = 4;    // strips that share the rows 
 inline constexpr std::int64_t sweep_strips = 12;  // strips made before they are read: 48 KB of gates
 inline constexpr std::int64_t most_parts = 64;    // of the rows drawn; a part's numbers are added up in order
 inline constexpr float infinity = std::numeric_limits<float>::infinity();
+inline constexpr float nobody = std::numeric_limits<float>::quiet_NaN();  // a bound: no gate is above, none inside
 
 // Bins of a list, by which its cut is found, and pairs of its bin that are worth sorting. More than that share a value.
 inline std::int64_t list_bins(bool narrow) { return narrow ? 256 : 1024; }

@@ -215,7 +215,13 @@ inline float larger(float a, float b) { return a > b ? a : b; }
 inline float smaller(float a, float b) { return a < b ? a : b; }
 inline float reduce_max(Vec a) { return larger(larger(a[0], a[2]), larger(a[1], a[3])); }
 inline float reduce_min(Vec a) { return smaller(smaller(a[0], a[2]), smaller(a[1], a[3])); }
-inline unsigned to_mask(Bits m) { return static_cast<unsigned>((m[0] & 1) | (m[1] & 2) | (m[2] & 4) | (m[3] & 8)); }
+inline unsigned to_mask(Bits m) {
+#if defined(__SSE2__)
+  return static_cast<unsigned>(_mm_movemask_ps(reinterpret_cast<__m128>(m)));
+#else
+  return static_cast<unsigned>((m[0] & 1) | (m[1] & 2) | (m[2] & 4) | (m[3] & 8));
+#endif
+}
 inline unsigned greater(Vec a, Vec b) { return to_mask(a > b); }
 inline unsigned greater_equal(Vec a, Vec b) { return to_mask(a >= b); }
 inline unsigned not_a_number(Vec a) { return to_mask(a != a); }
