@@ -354,7 +354,7 @@ def main() -> int:
         for path in draw(arguments.file, arguments.out or arguments.file.parent, arguments.format):
             print(f"{path} written")
 
-    return refusing(work)
+    return refusing(work, arguments.out or arguments.file.parent)
 
 
 if __name__ == "__main__":
