@@ -3,8 +3,8 @@
 
 import copy
 import json
-import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from program import run
@@ -86,15 +86,19 @@ def test_rows_count_what_they_move(results):
         assert set(case["torch_best"]) == directions
 
 
-def draw(*arguments):
-    command = [sys.executable, "-m", "vmoba.report.sweeps", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-@pytest.fixture(scope="module")
-def drawing():
+@pytest.fixture
+def drawing(monkeypatch, capsys):
+    """What `python -m vmoba.report.sweeps` does with these arguments, without the seconds that a process takes to import torch."""
     pytest.importorskip("matplotlib")
     pytest.importorskip("vmoba")
+    from vmoba.report import sweeps
+
+    def draw(*arguments):
+        monkeypatch.setattr(sys, "argv", ["vmoba.report.sweeps", *map(str, arguments)])
+        capsys.readouterr()
+        code = sweeps.main()
+        return SimpleNamespace(returncode=code, **capsys.readouterr()._asdict())
+
     return draw
 
 
@@ -105,16 +109,15 @@ def test_plots(drawing, kept, results, tmp_path):
     file = tmp_path / "kept.json"
     file.write_text(json.dumps(with_flex))
     result = drawing(file)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, result.err
     names = [tmp_path / f"kept-{name}.svg" for name in FIGURES]
-    assert result.stdout == "".join(f"{name} written\n" for name in names)
+    assert result.out == "".join(f"{name} written\n" for name in names)
     first = [name.read_bytes() for name in names]
     for picture in first:
         assert picture.startswith(b"<?xml") and b"</svg>" in picture
     assert drawing(file).returncode == 0
     assert [name.read_bytes() for name in names] == first  # the same file, the same bytes
-    result = drawing(kept, "--out", tmp_path, "--format", "png")
-    assert result.returncode == 0, result.stderr
+    assert drawing(kept, "--out", tmp_path, "--format", "png").returncode == 0
     assert (tmp_path / f"{kept.stem}-roofline.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -167,15 +170,27 @@ def test_plots_refuse_other_files(drawing, tmp_path):
 
 
 def refusal(result, *words):
-    assert result.returncode == 3, (result.stdout, result.stderr)
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
+    assert result.returncode == 3, result
+    assert result.out == ""
+    (line,) = result.err.splitlines()
     assert line.startswith("vmoba: ")
     for word in words:
         assert word in line, line
 
 
-def test_program_passes_a_refusal_on(refused, tmp_path):
+def test_program_draws(tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("vmoba")
+    out = tmp_path / "x.json"
+    result = run("bench", "--suite", "sweeps", "--quick", "--repeats", 1, "--no-flex", "--data", "smooth", "--out", out, "--plots", "--python",
+                 sys.executable)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    for name in FIGURES:
+        assert f"{tmp_path / f'x-{name}.svg'} written" in result.stdout
+        assert (tmp_path / f"x-{name}.svg").is_file()
+
+
+def test_plots_need_a_file_of_their_own(refused, tmp_path):
     arguments = ["bench", "--suite", "sweeps", "--quick", "--no-flex", "--plots"]
     refused(2, ["--plots", "--out"], *arguments)
     refused(2, ["--plots", "--json"], *arguments, "--out", tmp_path / "x.json", "--json")
