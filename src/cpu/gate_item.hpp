@@ -25,6 +25,9 @@ struct GateTile {
   std::int64_t strips;
   float* widened;  // [64][D] scratch, 64-byte aligned
   float* gates;    // [strips][64][16] out, 64-byte aligned
+  // Rows that are wanted next, asked for meanwhile; next_stride bytes apart, next_bytes long.
+  const char* next;
+  std::int64_t next_rows, next_stride, next_bytes;
 };
 
 // Bits of one tile against a bracket [lo, hi] per block: gates above hi are selected, gates within are candidates that

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// select of the cpu backend: block means, then group after group by scope, then floors and caps.
+// select of the cpu backend: block means, then group after group by scope, then
+// floors and caps.
 #include "cpu/select.hpp"
 
 #include <variant>
@@ -29,16 +30,18 @@ Rule rule_of(const Policy& policy, std::int64_t blocks) {
 }
 
 void fill_means(const SampleGates& sample, const Runner& runner) {
-  const std::int64_t dim = sample.problem->dim();
-  const Buffer<double> sums(runner.workers() * dim);
-  const Buffer<float> mean(runner.workers() * dim);
-  runner(sample.problem->kv_heads() * sample.strips, [&](std::int64_t item, std::int64_t worker) {
-    sample.means(item / sample.strips, item % sample.strips, sums.data() + worker * dim, mean.data() + worker * dim);
+  const std::int64_t heads = sample.problem->kv_heads(), some = SampleGates::mean_heads;
+  const std::int64_t groups = (heads + some - 1) / some, width = some * sample.problem->dim();
+  const Buffer<double> sums(runner.workers() * width);
+  const Buffer<float> mean(runner.workers() * width);
+  runner(sample.blocks * groups, [&](std::int64_t item, std::int64_t worker) {
+    sample.means(item / groups, item % groups * some, sums.data() + worker * width, mean.data() + worker * width);
   });
 }
 
-// Runs body(item, runner, slot): items side by side while there are enough of them for every worker (slot: the worker),
-// then the rest one after another with the workers inside each (slot: the number of workers).
+// Runs body(item, runner, slot): items side by side while there are enough of
+// them for every worker (slot: the worker), then the rest one after another
+// with the workers inside each (slot: the number of workers).
 template <class Body>
 void share_out(std::int64_t items, const Runner& runner, const Body& body) {
   const std::int64_t together = items / runner.workers() * runner.workers();
@@ -143,7 +146,7 @@ std::int64_t select_scratch_bytes(const Problem& problem, const Execution& execu
     if (rule.limits) {
       step = std::max(step, workers * (TileScratch::bytes(sample.strips, problem.dim()) + sample.blocks * 20));
     }
-    const std::int64_t means = sample.panels_size() * 4 + workers * problem.dim() * 12;
+    const std::int64_t means = sample.panels_size() * 4 + workers * SampleGates::mean_heads * problem.dim() * 12;
     most = std::max(most, means + step);
   }
   return most;

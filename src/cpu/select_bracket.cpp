@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The quick way to solve groups of finite gates: bracket the cut from a few rows, then make bits in one pass.
 //
-//   draw     gates of one row in 12 to 32, other rows for every 64 blocks
+//   draw     gates of one row in 8 to 64, other rows for every 64 blocks
 //   bracket  where the budget meets the drawn pairs, several standard errors wide: some 3 % of the pairs lie inside
 //   sweep    gates of every tile, read while they are in cache: least, greatest and sums per group, bits of gates
 //            above the bracket, their exact number and sum, and a list of the pairs inside
@@ -72,7 +72,7 @@ void BracketSolver::tally(std::vector<Group>& groups, std::int64_t parts) const 
     }
     const GroupTotals& totals = group.totals.finite > 0 ? group.totals : group.drawn;
     group.list.start(std::max(lo_[first_column(i)], totals.least), std::min(hi_[first_column(i)], totals.greatest),
-                     list_bins(by_column_ && !small_));
+                     by_column_ && !small_ ? column_bins(heads_ * sample_.tokens) : list_bins(false));
   }
   for (std::int64_t part = 0; part < parts; ++part) {
     const Inside& list = inside_[part];
@@ -143,7 +143,8 @@ bool BracketSolver::is_small(const SampleGates& sample, std::int64_t heads, bool
 std::int64_t BracketSolver::list_limit(const SampleGates& sample, std::int64_t heads, bool by_column) {
   const std::int64_t pairs = heads * sample.tokens * sample.blocks;
   if (is_small(sample, heads, by_column)) return pairs;
-  return std::max(by_column ? pairs / 5 : heads == 1 ? pairs / 8 : pairs / 16, std::int64_t{65536});
+  const bool few = heads == 1 || pairs < std::int64_t{1} << 23;
+  return std::max(by_column ? pairs / 5 : few ? pairs / 8 : pairs / 16, std::int64_t{131072});
 }
 
 BracketSolver::Bytes BracketSolver::bytes(const SampleGates& sample, std::int64_t heads, bool by_column,

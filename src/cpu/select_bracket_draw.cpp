@@ -6,12 +6,14 @@
 
 namespace vmoba::cpu {
 
-// One row in 12 to 32: at 8K tokens and 144 blocks that is 8 % of a product for a bracket of 3 % of the pairs. Rows
+// One row in 8 to 64: a row drawn costs its gates, and rows left out make the brackets wider and the lists longer, by
+// the root of the step over the pairs. Both together are least where the step grows as the cube root of the pairs. Rows
 // that are not one below the other in the grid, whose x they would share.
 std::int64_t BracketSolver::draw_step(const SampleGates& sample, std::int64_t heads, bool by_column) {
   const std::int64_t rows = heads * sample.tokens, pairs = rows * sample.blocks;
+  const auto root = static_cast<std::int64_t>(std::cbrt(static_cast<double>(by_column ? rows : pairs)));
   std::int64_t step =
-      by_column ? std::clamp<std::int64_t>(rows >> 12, 8, 32) : std::clamp<std::int64_t>(pairs >> 17, 12, 32);
+      by_column ? std::clamp<std::int64_t>(root / 2, 8, 32) : std::clamp<std::int64_t>(root / 3, 12, 64);
   step = std::max(step, pairs >> 22);
   while (std::gcd(step, sample.problem->sample(sample.b).partition->grid().x) != 1) ++step;
   return step;
@@ -252,13 +254,15 @@ bool BracketSolver::bracket(Group& group, std::span<const float> column, double 
 void BracketSolver::bracket_columns(std::vector<Group>& groups, std::int64_t strip, double errors,
                                     float* columns) const {
   const std::int64_t tiles = heads_ * drawn_tiles_, rows = tiles * gate_rows, every = 4;
-  for (std::int64_t row = 0; row < rows; ++row) {
-    const float* from =
-        drawn_.data() + ((row / gate_rows * sample_.strips + strip) * gate_rows + row % gate_rows) * gate_strip;
-    for (std::int64_t lane = 0; lane < gate_strip; ++lane) columns[lane * rows + row] = from[lane];
+  for (std::int64_t tile = 0; tile < tiles; ++tile) {
+    const float* from = drawn_.data() + (tile * sample_.strips + strip) * gate_rows * gate_strip;
+    for (std::int64_t lane = 0; lane < gate_strip; ++lane) {
+      float* to = columns + lane * rows + tile * gate_rows;
+      for (std::int64_t row = 0; row < gate_rows; ++row) to[row] = from[row * gate_strip + lane];
+    }
   }
   std::vector<float> some;
-  some.reserve(static_cast<std::size_t>(rows / every));
+  some.reserve(static_cast<std::size_t>(rows));
   for (std::int64_t c = strip * gate_strip; c < std::min((strip + 1) * gate_strip, sample_.blocks); ++c) {
     Group& group = groups[c];
     if (!group.open) continue;
@@ -269,18 +273,21 @@ void BracketSolver::bracket_columns(std::vector<Group>& groups, std::int64_t str
     }
     guess(group, some);
     for (int attempt = 0; attempt < 2 && group.open; ++attempt) {
-      group.above = 0;
-      group.above_sum = 0;
-      group.list.start(std::max(group.lo, group.drawn.least), std::min(group.hi, group.drawn.greatest),
-                       list_bins(true));
-      for (const float gate : column) {
-        if (gate > group.hi) {
-          ++group.above;
-          group.above_sum += gate;
-        } else if (gate >= group.lo) {
-          group.list.add(gate);
-        }
+      const float lo = group.lo, hi = group.hi;
+      std::int64_t above = 0;
+      double above_sum = 0;
+      std::size_t inside = 0;
+      some.resize(column.size());
+      for (const float gate : column) {  // no branches: where a gate lies is as good as random
+        above += gate > hi;
+        above_sum += gate > hi ? gate : 0;
+        some[inside] = gate;
+        inside += (gate >= lo) & (gate <= hi);
       }
+      group.above = above;
+      group.above_sum = above_sum;
+      group.list.start(std::max(lo, group.drawn.least), std::min(hi, group.drawn.greatest), list_bins(true));
+      for (std::size_t i = 0; i < inside; ++i) group.list.add(some[i]);
       group.open = !bracket(group, column, errors);
       if (!group.open) break;
       group.lo = -FLT_MAX;

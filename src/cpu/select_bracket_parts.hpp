@@ -11,13 +11,15 @@
 namespace vmoba::cpu {
 
 inline constexpr std::int64_t draw_strips = 4;    // strips that share the rows drawn
-inline constexpr std::int64_t sweep_strips = 12;  // strips made before they are read: 48 KB of gates
+inline constexpr std::int64_t sweep_strips = 6;  // strips made before they are read: 48 KB of gates
 inline constexpr std::int64_t most_parts = 64;    // of the rows drawn; a part's numbers are added up in order
 inline constexpr float infinity = std::numeric_limits<float>::infinity();
 inline constexpr float nobody = std::numeric_limits<float>::quiet_NaN();  // a bound: no gate is above, none inside
 
 // Bins of a list, by which its cut is found, and pairs of its bin that are worth sorting. More than that share a value.
 inline std::int64_t list_bins(bool narrow) { return narrow ? 256 : 1024; }
+// The same for a column of so many rows, a tenth of which is listed: 144 histograms of 256 bins do not fit L2.
+inline std::int64_t column_bins(std::int64_t rows) { return rows < 32768 ? 64 : 256; }
 inline std::int64_t most_close(bool by_column) { return by_column ? 256 : 4096; }
 
 struct Histogram {

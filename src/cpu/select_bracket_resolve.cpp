@@ -30,7 +30,7 @@ bool BracketSolver::locate(Group& group) const {
 void BracketSolver::resolve(std::int64_t h0, std::vector<Group>& groups, Selection& selection, const Runner& runner) {
   for (std::int64_t c = 0; c < sample_.blocks; ++c) {  // the brackets have done their work
     const Group& group = groups[group_of(c)];
-    hi_[c] = group.take;
+    hi_[c] = group.exact ? nobody : group.take;
     lo_[c] = group.exact ? nobody : group.close;
   }
   std::vector<std::vector<Pair>> close(static_cast<std::size_t>(sample_.chunks));
@@ -38,17 +38,18 @@ void BracketSolver::resolve(std::int64_t h0, std::vector<Group>& groups, Selecti
     const Inside& list = inside_[chunk];
     const std::int64_t tiles = sample_.end_tile(chunk) - sample_.first_tile(chunk);
     const std::int64_t words_a_block = selection.shape(sample_.b).words();
-    const float *take = hi_.data(), *least = lo_.data();
+    const float *take = hi_.data(), *least = lo_.data(), *values = list.values.data();
+    const std::uint32_t* const places = list.places.data();
     std::int64_t i = 0;
     for (std::int64_t part = 0; part < static_cast<std::int64_t>(list.ends.size()); ++part) {
       const std::int64_t h = h0 + part / tiles, tile = sample_.first_tile(chunk) + part % tiles;
       std::uint64_t* const words = selection.words_of(sample_.b, h, 0) + tile;
-      for (; i < list.ends[part]; ++i) {
-        const float gate = list.values[i];
-        const std::uint32_t c = list.places[i] / gate_rows, row = list.places[i] % gate_rows;
+      for (const std::int64_t end = list.ends[part]; i < end; ++i) {
+        const float gate = values[i];
+        const std::uint32_t c = places[i] / gate_rows, row = places[i] % gate_rows;
         const bool taken = gate >= take[c];  // as likely as not: no branch
         words[c * words_a_block] |= static_cast<std::uint64_t>(taken) << row;
-        if ((gate >= least[c]) & !taken) {
+        if ((gate >= least[c]) != taken) {
           close[chunk].push_back({static_cast<std::uint32_t>(group_of(c)), ~order_key(gate),
                                   static_cast<std::int32_t>(c), static_cast<std::int32_t>(tile * gate_rows + row),
                                   static_cast<std::int32_t>(h), gate});

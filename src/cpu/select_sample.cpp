@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gates of one sample, tile by tile, and the budget that follows from a group's totals.
+// Gates of one sample, tile by tile, and the budget that follows from a group's
+// totals.
 #include "cpu/select_sample.hpp"
 
 #include <cmath>
@@ -15,27 +16,30 @@ SampleGates::SampleGates(const Problem& problem, const GateKernels& kernels, con
   blocks = partition.blocks();
   strips = (blocks + gate_strip - 1) / gate_strip;
   tiles = (tokens + gate_rows - 1) / gate_rows;
-  // At most 64 chunks, so that what is kept per chunk stays small; at least 512 rows, so that a chunk is worth a
-  // switch.
+  // At most 64 chunks, so that what is kept per chunk stays small; at least 512
+  // rows, so that a chunk is worth a switch.
   chunk_tiles = std::max<std::int64_t>(8, (tiles + 63) / 64);
   chunks = (tiles + chunk_tiles - 1) / chunk_tiles;
   own = partition.labels().data();
 }
 
-void SampleGates::means(std::int64_t g, std::int64_t strip, double* sums, float* mean) const {
-  const std::int64_t dim = problem->dim();
+void SampleGates::means(std::int64_t block, std::int64_t g0, double* sums, float* mean) const {
+  const std::int64_t dim = problem->dim(), g1 = std::min(g0 + mean_heads, problem->kv_heads());
   const Sample& sample = problem->sample(b);
-  const auto* base =
-      static_cast<const char*>(k.data) + problem->offset(k, b, sample.video_begin, g) * bytes_of(k.dtype);
-  float* const panel = panels + (g * strips + strip) * dim * gate_strip;
-  for (std::int64_t lane = 0; lane < gate_strip; ++lane) {
-    const std::int64_t block = strip * gate_strip + lane;
-    if (block < blocks) {  // columns beyond N repeat the last block
-      const auto list = sample.partition->tokens_of(block);
-      kernels->mean(base, static_cast<int>(k.dtype), k.token_stride, list.data(),
-                    static_cast<std::int64_t>(list.size()), dim, sums, mean);
+  const auto list = sample.partition->tokens_of(block);
+  const std::int64_t together = k.head_stride == dim ? g1 - g0 : 1;
+  const std::int64_t last = block + 1 == blocks ? gate_strip : block % gate_strip + 1;
+  for (std::int64_t g = g0; g < g1; g += together) {
+    const auto* base =
+        static_cast<const char*>(k.data) + problem->offset(k, b, sample.video_begin, g) * bytes_of(k.dtype);
+    kernels->mean(base, static_cast<int>(k.dtype), k.token_stride, list.data(), static_cast<std::int64_t>(list.size()),
+                  dim * together, sums, mean);
+    for (std::int64_t i = 0; i < together; ++i) {
+      float* const panel = panels + ((g + i) * strips + block / gate_strip) * dim * gate_strip;
+      for (std::int64_t lane = block % gate_strip; lane < last; ++lane) {  // columns beyond N repeat the last block
+        for (std::int64_t d = 0; d < dim; ++d) panel[d * gate_strip + lane] = mean[i * dim + d];
+      }
     }
-    for (std::int64_t d = 0; d < dim; ++d) panel[d * gate_strip + lane] = mean[d];
   }
 }
 
@@ -44,6 +48,8 @@ void SampleGates::gates(std::int64_t h, const Rows& rows, std::int64_t strip, st
   const std::int64_t dim = problem->dim();
   const std::int64_t element = problem->offset(q, b, problem->sample(b).video_begin + rows.first, h);
   const bool again = rows.widened && q.dtype != DType::f32;
+  const std::int64_t after = rows.first + rows.count, stride = q.token_stride * bytes_of(q.dtype);
+  const bool ask = rows.step == 1 && strip + count == strips;  // tiles are mostly made one after another
   kernels->gates(
       {.q = again ? static_cast<const void*>(widened) : static_cast<const char*>(q.data) + element * bytes_of(q.dtype),
        .dtype = static_cast<int>(again ? DType::f32 : q.dtype),
@@ -53,7 +59,11 @@ void SampleGates::gates(std::int64_t h, const Rows& rows, std::int64_t strip, st
        .panels = panels + (problem->kv_head(h) * strips + strip) * dim * gate_strip,
        .strips = count,
        .widened = widened,
-       .gates = out});
+       .gates = out,
+       .next = static_cast<const char*>(q.data) + element * bytes_of(q.dtype) + rows.count * stride,
+       .next_rows = ask ? std::min(gate_rows, tokens - after) : 0,
+       .next_stride = stride,
+       .next_bytes = dim * bytes_of(q.dtype)});
 }
 
 void GroupTotals::add(const GroupTotals& other) {

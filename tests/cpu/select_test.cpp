@@ -402,33 +402,60 @@ TEST_P(Select, FloorsAndCapsHold) {
   }
 }
 
+// The groups that BracketSolver leaves to the exact walk, head after head.
+std::vector<std::int64_t> left_by_bracket(const Problem& problem, const Tensors& t) {
+  const std::int64_t heads = problem.heads(), dim = problem.dim();
+  const ConstView q = problem.resolve(t.q.view(), heads, dim);
+  const ConstView k = problem.resolve(t.k.view(), problem.kv_heads(), dim);
+  cpu::SampleGates sample(problem, cpu::generic_tier.gate, q, k, 0);
+  const cpu::Buffer<float> panels(sample.panels_size());
+  sample.panels = panels.data();
+  std::vector<double> sums(static_cast<std::size_t>(cpu::SampleGates::mean_heads * dim));
+  std::vector<float> mean(sums.size());
+  for (std::int64_t c = 0; c < sample.blocks; ++c) {
+    for (std::int64_t g = 0; g < problem.kv_heads(); g += cpu::SampleGates::mean_heads)
+      sample.means(c, g, sums.data(), mean.data());
+  }
+  Selection selection(problem);
+  const Scope scope = std::get<Threshold>(problem.policy()).scope;
+  const std::int64_t pooled = scope == Scope::head ? 1 : heads;
+  cpu::BracketSolver solver(sample, pooled, scope == Scope::block, 1);
+  std::vector<std::int64_t> left;
+  for (std::int64_t h = 0; h < heads; h += pooled) {
+    const auto more = solver.solve(h, selection, {});
+    left.insert(left.end(), more.begin(), more.end());
+  }
+  return left;
+}
+
 // Ordinary gates are solved from their bracket; the exact walk costs many times as much and no other test would tell.
 TEST(BracketSolver, SolvesOrdinaryGates) {
-  for (const std::int64_t heads : {1, 4}) {
+  for (const std::int64_t heads : {1, 4, 6}) {
     for (const Grid grid : {Grid{5, 16, 16}, Grid{8, 20, 25}, Grid{16, 16, 32}}) {
       for (const Scope scope : {Scope::head, Scope::block, Scope::all}) {
         for (const double tau : {0.1, 0.25, 0.5}) {
           const Problem problem(
               {.grid = grid, .block = {4, 4, 8}, .heads = heads, .dim = 8, .policy = Threshold{tau, scope}});
-          const Tensors t = Tensors::random(problem, 21);
-          const ConstView q = problem.resolve(t.q.view(), heads, 8), k = problem.resolve(t.k.view(), heads, 8);
-          cpu::SampleGates sample(problem, cpu::generic_tier.gate, q, k, 0);
-          std::vector<float> panels(static_cast<std::size_t>(sample.panels_size()));
-          sample.panels = panels.data();
-          std::vector<double> sums(8);
-          std::vector<float> mean(8);
-          for (std::int64_t g = 0; g < heads; ++g) {
-            for (std::int64_t strip = 0; strip < sample.strips; ++strip)
-              sample.means(g, strip, sums.data(), mean.data());
-          }
-          Selection selection(problem);
-          const std::int64_t pooled = scope == Scope::head ? 1 : heads;
-          cpu::BracketSolver solver(sample, pooled, scope == Scope::block, 1);
-          for (std::int64_t h = 0; h < heads; h += pooled) {
-            EXPECT_TRUE(solver.solve(h, selection, {}).empty()) << words(problem) << " head " << h;
-          }
+          EXPECT_TRUE(left_by_bracket(problem, Tensors::random(problem, 21)).empty()) << words(problem);
         }
       }
+    }
+  }
+}
+
+// Scope block: a block with a key that is not finite is a group of its own, and the others are none the slower.
+TEST(BracketSolver, LeavesOnlyTheBlocksThatAreNotFinite) {
+  for (const Grid grid : {Grid{4, 8, 16}, Grid{8, 40, 30}}) {  // every pair listed, and some drawn
+    const Problem problem(
+        {.grid = grid, .block = {4, 4, 8}, .heads = 2, .dim = 8, .policy = Threshold{0.25, Scope::block}});
+    for (const double bad : {static_cast<double>(NAN), static_cast<double>(INFINITY)}) {
+      Tensors t = Tensors::random(problem, 22);
+      t.k.set(0, problem.rows() - 1, 1, 3, bad);
+      const std::int64_t block = problem.sample(0).partition->own(problem.rows() - 1);
+      EXPECT_EQ(left_by_bracket(problem, t), std::vector<std::int64_t>{block}) << words(problem) << " " << bad;
+      Selection mine(problem);
+      select_into(problem, t.q, t.k, mine, {.backend = "cpu:generic"});
+      EXPECT_EQ(check_selection(problem, t.q, t.k, mine), "") << words(problem) << " " << bad;
     }
   }
 }
