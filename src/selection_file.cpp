@@ -223,6 +223,8 @@ Selection Selection::load_file(const std::string& path) {
   const char* const way_out = "give a file that save wrote";
   std::error_code unknown;
   if (std::filesystem::is_directory(path, unknown)) throw_file(path, "is a folder", way_out);
+  // Opening a named pipe would wait for a writer.
+  if (std::filesystem::is_fifo(path, unknown)) throw_file(path, "is a pipe", way_out);
   std::ifstream stream(path, std::ios::binary);
   if (!stream) throw_file(path, std::string("cannot be read (") + std::strerror(errno) + ")", way_out);
   Selection selection = load(stream, path);
