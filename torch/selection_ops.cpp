@@ -2,6 +2,9 @@
 // Operators that look at a selection: mask, counts, density, files; and the partition's labels.
 #include <ATen/ATen.h>
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -13,6 +16,15 @@
 
 namespace vmoba::ops {
 namespace {
+
+// Without it a crash after the rename could leave an empty file in the place of a good one.
+bool on_disk(const std::string& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return false;
+  const bool fine = ::fsync(descriptor) == 0;
+  ::close(descriptor);
+  return fine;
+}
 
 // A selection knows neither dtype nor head dim: any will do.
 Problem problem_for(std::int64_t batch, std::int64_t heads, at::IntArrayRef grid, at::IntArrayRef block) {
@@ -104,7 +116,7 @@ std::int64_t selection_words(std::int64_t batch, std::int64_t heads, at::IntArra
 void selection_save(const at::Tensor& bits, std::int64_t batch, std::int64_t heads, at::IntArrayRef grid,
                     at::IntArrayRef block, const std::string& path) {
   with_selection(bits, batch, heads, grid, block, [&](const Selection& selection) {
-    const std::string temporary = path + ".part";
+    const std::string temporary = path + ".tmp-" + std::to_string(::getpid());
     try {
       std::ofstream stream(temporary, std::ios::binary | std::ios::trunc);
       if (!stream) {
@@ -113,7 +125,7 @@ void selection_save(const at::Tensor& bits, std::int64_t batch, std::int64_t hea
       }
       selection.save(stream, path);
       stream.close();
-      if (!stream || std::rename(temporary.c_str(), path.c_str()) != 0) {
+      if (!stream || !on_disk(temporary) || std::rename(temporary.c_str(), path.c_str()) != 0) {
         throw_file(path, std::string("cannot be written (") + std::strerror(errno) + ")",
                    "free space or choose another folder");
       }
@@ -128,14 +140,7 @@ void selection_save(const at::Tensor& bits, std::int64_t batch, std::int64_t hea
 std::tuple<at::Tensor, std::int64_t, std::vector<std::int64_t>, std::vector<std::int64_t>> selection_load(
     const std::string& path) {
   return translated([&] {
-    std::ifstream stream(path, std::ios::binary);
-    if (!stream) {
-      throw_file(path, std::string("cannot be read (") + std::strerror(errno) + ")", "pass a file that save wrote");
-    }
-    const Selection selection = Selection::load(stream, path).by_token();
-    if (stream.peek() != std::ifstream::traits_type::eof()) {
-      throw_file(path, "goes on after the selection's end", "pass a file that save wrote");
-    }
+    const Selection selection = Selection::load_file(path).by_token();
     std::vector<Grid> grids;
     for (std::int64_t b = 0; b < selection.batch(); ++b) {
       const Partition& keys = *selection.shape(b).keys;
