@@ -105,6 +105,11 @@ bool is_utf8(std::string_view text) {
   return true;
 }
 
+std::string without_byte_order_mark(std::string text) {
+  if (text.starts_with("\xEF\xBB\xBF")) text.erase(0, 3);
+  return text;
+}
+
 AtomicFile::AtomicFile(const std::string& path) : path_(path), target_(path) {
   if (path.empty()) throw_file("(empty path)", "is not a file name", "name a file to write");
   struct stat status {};

@@ -7,11 +7,11 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "dit/data/random.hpp"
 #include "io/file.hpp"
+#include "io/json.hpp"
 #include "io/safetensors.hpp"
 #include "vmoba/error.hpp"
 
@@ -106,7 +106,7 @@ void LatentCache::write_manifest() {
   std::error_code missing;
   if (std::filesystem::exists(path, missing)) {
     try {
-      const auto old = nlohmann::ordered_json::parse(io::read_file(path));
+      const auto old = io::parse_json<nlohmann::ordered_json>(io::read_file(path));
       for (const auto& [name, entry] : old.at("shards").items()) {
         // Names from a file are not trusted to stay within the folder.
         if (std::filesystem::path(name).filename() == name && std::filesystem::exists(folder / name, missing)) {

@@ -5,12 +5,12 @@
 #include <ATen/ATen.h>
 
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
 
 #include "dit/data/dataset.hpp"
 #include "io/file.hpp"
+#include "io/json.hpp"
 #include "vmoba/error.hpp"
 
 namespace vmoba::dit {
@@ -51,14 +51,17 @@ std::vector<std::vector<std::string>> parse_csv(const std::string& text) {
   return rows;
 }
 
-void add_json(const std::string& text, std::map<std::string, std::string>& to) {
-  const auto document = nlohmann::json::parse(text);
+// What is wrong with the document, or "".
+std::string add_json(const std::string& text, std::map<std::string, std::string>& to) {
+  const auto document = io::parse_json(text);
+  if (document.is_discarded()) return "is not valid JSON in UTF-8";
   if (document.is_object()) {
     for (const auto& [file, caption] : document.items()) {
       if (caption.is_string()) to.emplace(file, caption.get<std::string>());
     }
-    return;
+    return "";
   }
+  if (!document.is_array()) return "is neither an object of captions nor a list of {file, caption}";
   for (const auto& entry : document) {
     if (!entry.is_object()) continue;
     const auto file = entry.find("file"), caption = entry.find("caption");
@@ -66,6 +69,7 @@ void add_json(const std::string& text, std::map<std::string, std::string>& to) {
       to.emplace(file->get<std::string>(), caption->get<std::string>());
     }
   }
+  return "";
 }
 
 }  // namespace
@@ -76,9 +80,9 @@ Captions::Captions(const std::string& directory, const Log& log) {
     std::error_code missing;
     if (!fs::exists(path, missing)) continue;
     try {
-      const std::string text = io::read_file(path, 64 << 20);
+      const std::string text = io::without_byte_order_mark(io::read_file(path, 64 << 20));
       if (std::string(name) == "captions.json") {
-        add_json(text, listed_);
+        if (const std::string wrong = add_json(text, listed_); !wrong.empty()) complain(log, path, wrong);
         continue;
       }
       for (const auto& row : parse_csv(text)) {
@@ -91,8 +95,6 @@ Captions::Captions(const std::string& directory, const Log& log) {
       }
     } catch (const Error& error) {
       complain(log, path, error.rule());
-    } catch (const nlohmann::json::exception&) {
-      complain(log, path, "is not valid JSON in UTF-8");
     }
   }
 }
@@ -103,7 +105,7 @@ std::string Captions::of(const std::string& video, const Log& log) const {
   std::error_code missing;
   if (fs::exists(text_file, missing)) {
     try {
-      const std::string text = io::read_file(text_file, 1 << 20);
+      const std::string text = io::without_byte_order_mark(io::read_file(text_file, 1 << 20));
       if (io::is_utf8(text)) return trimmed(text);
       complain(log, text_file, "is not UTF-8");
     } catch (const Error& error) {

@@ -4,8 +4,8 @@
 
 #include <cmath>
 #include <initializer_list>
-#include <nlohmann/json.hpp>
 
+#include "io/json.hpp"
 #include "vmoba/error.hpp"
 
 namespace vmoba::dit {
@@ -136,7 +136,7 @@ void check_together(const Reader& reader, const Config& config) {
 }  // namespace
 
 Config parse_config(const std::string& text, const std::string& name) {
-  const json object = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const json object = io::parse_json(text);
   if (object.is_discarded()) throw_file(name, "is not JSON", "copy config.json again from the model's source");
   if (!object.is_object()) throw_file(name, "holds no JSON object", "copy config.json again from the model's source");
   const Reader reader{object, name};

@@ -92,6 +92,9 @@ std::vector<std::string> non_finite_weights(const WanModel& model);
 // DIR/diffusion_pytorch_model.safetensors.index.json. Throws vmoba::Error(kind file) with the tensor name and both
 // shapes.
 WanModel load_model(const std::string& directory);
+// Throws Error (kind file) naming `described`, the file the config came from, when the weights in directory hold fewer
+// numbers than any model of this config: before memory for them is asked for.
+void check_size(const Config& config, const std::string& directory, const std::string& described);
 void load_weights(WanModel& model, const std::string& directory);
 // Atomic per file; files of more than shard_bytes are split, with an index, as diffusers does. Weights of an earlier
 // save in the folder are removed once the new ones are there.

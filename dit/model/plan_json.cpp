@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Plans as JSON. The text may come from a file or another program, so every field is checked.
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 #include <variant>
 
 #include "dit/model/plan.hpp"
+#include "io/json.hpp"
 #include "vmoba/error.hpp"
 
 namespace vmoba::dit {
@@ -200,7 +200,7 @@ json to_json(const Policy& policy) {
 }  // namespace
 
 AttentionPlan parse_plan(const std::string& text) {
-  const json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const json value = io::parse_json(text);
   AttentionPlan plan;
   if (value.is_discarded()) {
     throw_argument("plan", text.substr(0, 60), "is not JSON", "quote a preset's name, or pass an object");

@@ -6,13 +6,13 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "dit/model/model.hpp"
 #include "io/file.hpp"
+#include "io/json.hpp"
 #include "io/safetensors.hpp"
 #include "vmoba/error.hpp"
 
@@ -42,7 +42,7 @@ struct Layout {
 
 Layout read_index(const std::string& directory) {
   const std::string path = join(directory, index_name);
-  const json index = json::parse(io::read_file(path), nullptr, /*allow_exceptions=*/false);
+  const json index = io::parse_json(io::read_file(path));
   const auto map = index.is_object() ? index.find("weight_map") : index.end();
   if (!index.is_object() || map == index.end() || !map->is_object() || map->empty()) {
     throw_file(path, "holds no object weight_map of tensor names to file names",
@@ -202,7 +202,19 @@ double least_parameters(const Config& config) {
          width * (static_cast<double>(config.text_dim) + static_cast<double>(config.freq_dim) + 8 * width);
 }
 
+void check_size(const Config& config, const Checkpoint& checkpoint, const std::string& described) {
+  if (least_parameters(config) <= static_cast<double>(checkpoint.elements())) return;
+  throw_file(described,
+             "describes at least " + std::to_string(static_cast<std::int64_t>(least_parameters(config))) +
+                 " numbers, and the weights beside it hold " + std::to_string(checkpoint.elements()),
+             "use the file that belongs to the weights");
+}
+
 }  // namespace
+
+void check_size(const Config& config, const std::string& directory, const std::string& described) {
+  check_size(config, Checkpoint(directory), described);
+}
 
 Config read_config(const std::string& path) { return parse_config(io::read_file(path, 1 << 20), path); }
 
@@ -210,14 +222,10 @@ WanModel load_model(const std::string& directory) {
   if (!exists(join(directory, "config.json"))) {
     throw_file(directory, "holds no config.json", "pass the folder that holds a transformer's config.json and weights");
   }
-  const Config config = read_config(join(directory, "config.json"));
+  const std::string described = join(directory, "config.json");
+  const Config config = read_config(described);
   const Checkpoint checkpoint(directory);
-  if (least_parameters(config) > static_cast<double>(checkpoint.elements())) {
-    throw_file(join(directory, "config.json"),
-               "describes at least " + std::to_string(static_cast<std::int64_t>(least_parameters(config))) +
-                   " numbers, and the weights beside it hold " + std::to_string(checkpoint.elements()),
-               "use the config.json that belongs to the weights");
-  }
+  check_size(config, checkpoint, described);
   WanModel model(config, WanModelImpl::Weights::uninitialised);
   load(*model, checkpoint, directory);
   return model;

@@ -129,7 +129,7 @@ at::Tensor embed_prompts(TextEmbedding& text, const std::vector<std::string>& pr
 }
 
 std::vector<std::string> read_prompts(const std::string& path) {
-  const std::string bytes = io::read_file(path, 16ull << 20);
+  const std::string bytes = io::without_byte_order_mark(io::read_file(path, 16ull << 20));
   if (!io::is_utf8(bytes)) throw_file(path, "is not UTF-8 text", "save the prompts as UTF-8, one a line");
   std::vector<std::string> prompts;
   std::istringstream lines(bytes);

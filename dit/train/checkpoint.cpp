@@ -10,9 +10,9 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "io/file.hpp"
+#include "io/json.hpp"
 #include "vmoba/error.hpp"
 #include "vmoba/version.hpp"
 
@@ -177,12 +177,18 @@ CheckpointState read_state(const std::string& directory) {
   const std::string path = directory + "/" + state_file;
   const std::string text = io::read_file(path);
   try {
-    const Json json = Json::parse(text);
+    const Json json = io::parse_json<Json>(text);
+    if (json.is_discarded())
+      throw_file(path, "is truncated or not written by train (it is no JSON)",
+                 "continue from an earlier checkpoint by removing this folder");
     if (!json.is_object() || json.value("kind", "") != state_kind) {
       throw_file(path, "is not the state of a training run", "name a checkpoint that train wrote");
     }
     CheckpointState state;
     state.vmoba = json.at("vmoba").get<std::string>();
+    for (const char* number : {"step", "samples", "threads"})
+      if (!json.at(number).is_number_integer())
+        throw_file(path, std::string("holds no whole number as ") + number, "name a checkpoint that train wrote");
     state.step = json.at("step").get<std::int64_t>();
     state.samples = json.at("samples").get<std::int64_t>();
     // JSON has no NaN; a smoothed loss that is missing there starts anew.

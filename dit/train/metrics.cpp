@@ -9,10 +9,10 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "io/file.hpp"
+#include "io/json.hpp"
 #include "vmoba/error.hpp"
 #include "vmoba/version.hpp"
 
@@ -29,7 +29,7 @@ Metrics::Metrics(const std::string& out, std::int64_t step) : out_(out), path_(o
     std::istringstream lines(io::read_file(path_, 1ull << 30));
     for (std::string text; std::getline(lines, text);) {
       // A line cut off by a crash does not parse and goes too.
-      const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+      const Json json = io::parse_json<Json>(text);
       if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer()) continue;
       if (step == 0 || json["step"].get<std::int64_t>() > step) continue;
       kept += text + "\n";

@@ -3,10 +3,14 @@
 #include "dit/train/options.hpp"
 
 #include <cmath>
-#include <nlohmann/json.hpp>
+#include <cstdint>
+#include <tuple>
+#include <type_traits>
+#include <utility>
 
 #include "dit/model/plan.hpp"
 #include "dit/train/flow.hpp"
+#include "io/json.hpp"
 #include "vmoba/error.hpp"
 
 namespace vmoba::dit {
@@ -21,6 +25,13 @@ void at_least(const char* name, std::int64_t value, std::int64_t least) {
   }
 }
 
+void at_most(const char* name, std::int64_t value, std::int64_t most) {
+  if (value > most) {
+    throw_argument(name, std::to_string(value), "must be at most " + std::to_string(most),
+                   "use " + std::to_string(most) + " or less");
+  }
+}
+
 void within(const char* name, double value, double low, double high, const char* way_out) {
   if (!(value >= low && value <= high)) {
     throw_argument(name, Json(value).dump(), "must lie in " + Json(low).dump() + ".." + Json(high).dump(), way_out);
@@ -30,6 +41,41 @@ void within(const char* name, double value, double low, double high, const char*
 template <class Value>
 std::string text(const Value& value) {
   return Json(value).dump();
+}
+
+// Whole numbers are written as such: 1.5, 1e300 and 2^70 would be cut to some other number.
+template <class Value>
+void read_field(const Json& json, const char* key, Value& field, const std::string& name) {
+  const auto read = [&](const Json& from, auto& to) {
+    using Number = std::remove_reference_t<decltype(to)>;
+    if constexpr (std::is_integral_v<Number> && !std::is_same_v<Number, bool>) {
+      const bool large = from.is_number_unsigned() && from.template get<std::uint64_t>() > INT64_MAX;
+      const bool negative = from.is_number_integer() && !from.is_number_unsigned();
+      if (!from.is_number_integer() || (std::is_signed_v<Number> ? large : negative))
+        throw_file(name, std::string("holds no whole number in range as ") + key, "use a file written by train");
+    }
+    from.get_to(to);
+  };
+  if constexpr (requires { std::tuple_size<Value>::value; }) {
+    if (!json.is_array() || json.size() != field.size())
+      throw_file(name, std::string("holds no ") + std::to_string(field.size()) + " numbers as " + key,
+                 "use a file written by train");
+    for (std::size_t i = 0; i < field.size(); ++i) read(json[i], field[i]);
+  } else {
+    read(json, field);
+  }
+}
+
+// The record of a run that went: its values are those check_options allows, and the model one that config.json allows.
+void check_record(TrainOptions options, const std::string& name) {
+  options.out = name;  // is no part of the record
+  try {
+    check_options(options);
+    parse_config(to_json(options.model), name);
+  } catch (const Error& error) {
+    throw_file(name, "holds options that are refused (" + std::string(error.sentence()) + ")",
+               "use a file written by train");
+  }
 }
 
 }  // namespace
@@ -61,6 +107,18 @@ void check_options(const TrainOptions& o) {
   at_least("steps", o.steps, 1);
   at_least("batch", o.batch, 1);
   at_least("accumulate", o.accumulate, 1);
+  // Bounds far beyond any use: what is above them is a slip or a damaged record, and would fill the memory first.
+  for (const auto& [name, value] :
+       {std::pair{"batch", o.batch}, {"accumulate", o.accumulate}, {"validation-samples", o.validation_samples}})
+    at_most(name, value, 1 << 20);
+  at_most("threads", o.threads, 4096);
+  double tokens = 1;
+  for (std::size_t axis = 0; axis < 3; ++axis)
+    tokens *= static_cast<double>(o.data.crop[axis] / o.model.patch_size[axis]);
+  if (tokens > 1 << 26)
+    throw_argument("crop", text(o.data.crop), "makes more than 67108864 tokens a sample", "use a smaller crop");
+  if (!(o.data.fps > 0 && o.data.fps <= 1000))
+    throw_argument("fps", text(o.data.fps), "is not a frame rate", "use more than 0 and at most 1000");
   at_least("warmup", o.warmup, 0);
   if (!(o.lr > 0) || !std::isfinite(o.lr))
     throw_argument("lr", text(o.lr), "must be a positive number", "use 1e-3 for a small model");
@@ -98,12 +156,12 @@ std::string options_json(const TrainOptions& options) {
 
 TrainOptions parse_options(const std::string& source, const std::string& name) {
   try {
-    const Json json = Json::parse(source);
+    const Json json = io::parse_json<Json>(source);
     if (!json.is_object()) throw_file(name, "holds no run options", "use a file written by train");
     TrainOptions options;
     if (json.contains("config")) options.model = parse_config(json.at("config").dump(), name);
     visit_fields(options, [&](const char* key, auto& field, const char*, Role) {
-      if (json.contains(key)) json.at(key).get_to(field);
+      if (json.contains(key)) read_field(json.at(key), key, field, name);
     });
     if (json.contains("plan")) {
       try {
@@ -118,6 +176,7 @@ TrainOptions parse_options(const std::string& source, const std::string& name) {
       visit_fields(options, [&](const char* field, auto&, const char*, Role) { known = known || key == field; });
       if (!known) throw_file(name, "holds the unknown option " + key, "use the version of vmoba that wrote it");
     }
+    check_record(options, name);
     return options;
   } catch (const Json::exception& error) {
     throw_file(name, std::string("holds no readable run options (") + error.what() + ")",

@@ -322,6 +322,7 @@ Trainer::Trainer(TrainOptions options, TrainCallbacks callbacks, std::shared_ptr
     }
     folder = all.back();
     saved = read_state(folder);
+    check_size(saved.options.model, folder, folder + "/state.json");
     check_same_run(saved.options, s.options);
     s.options.plan = saved.options.plan;
     s.options.model = saved.options.model;

@@ -10,6 +10,7 @@
 #include <fstream>
 
 #include "full_disk.hpp"
+#include "io/json.hpp"
 #include "temporary.hpp"
 
 namespace vmoba::io {
@@ -85,6 +86,27 @@ TEST(File, directories) {
   write_file(folder / "file", "");
   message_of(Error::Kind::file, [&] { make_directories(folder / "file"); });
   message_of(Error::Kind::file, [&] { make_directories(folder / "file/below"); });
+}
+
+TEST(File, byte_order_mark) {
+  EXPECT_EQ(without_byte_order_mark("\xEF\xBB\xBF"
+                                    "a"),
+            "a");
+  EXPECT_EQ(without_byte_order_mark("\xEF\xBB"), "\xEF\xBB");
+  EXPECT_EQ(without_byte_order_mark("a\xEF\xBB\xBF"), "a\xEF\xBB\xBF");
+}
+
+TEST(Json, depth_is_bounded) {
+  EXPECT_EQ(json_depth("[[{\"[[[\": \"]\\\"[[[[\"}]]"), 3);
+  EXPECT_EQ(json_depth("]["), 0);
+  EXPECT_EQ(json_depth(""), 0);
+  const auto nested = [](int depth) { return std::string(depth, '[') + std::string(depth, ']'); };
+  EXPECT_FALSE(parse_json(nested(json_depth_limit)).is_discarded());
+  EXPECT_TRUE(parse_json(nested(json_depth_limit + 1)).is_discarded());
+  EXPECT_TRUE(parse_json(nested(1'000'000)).is_discarded());
+  EXPECT_FALSE(parse_json("\xEF\xBB\xBF{\"a\": 1}\r\n").is_discarded());
+  for (const char* bad : {"", "{", "NaN", "[Infinity]", "[1e999]", "\"\xFF\"", "{} {}", "[1,]", "\xEF\xBB"})
+    EXPECT_TRUE(parse_json(bad).is_discarded()) << bad;
 }
 
 TEST(File, utf8) {

@@ -92,7 +92,7 @@ TEST(Dataset, files_with_captions_broken_ones_skipped) {
   write_clip(folder / "e.mp4", 5, 41);
   write_clip(folder / "short.mp4", 6, 5);
   io::write_file(folder / "broken.mp4", "nonsense");
-  io::write_file(folder / "b.txt", "  from a text file\n");
+  io::write_file(folder / "b.txt", "\xEF\xBB\xBF  from a text file\r\n");  // as some editors save it
   io::write_file(folder / "d.txt", "caf\xE9");
   io::write_file(folder / "captions.json", R"({"c": "from JSON", "b.mp4": "hidden by the text file", "x": 3})");
   io::write_file(folder / "captions.csv", "file,caption\ne.mp4,\"from CSV, with \"\"quotes\"\"\"\nd,\xFF\n");
@@ -132,7 +132,14 @@ TEST(Dataset, captions_json_may_be_a_list_or_damaged) {
   EXPECT_EQ(caption("{\"a\": \"\xFF\"}"), "a");
   EXPECT_EQ(caption("{"), "a");
   EXPECT_EQ(caption(std::string(100000, '[')), "a");
+  EXPECT_EQ(caption(std::string(100000, '[') + std::string(100000, ']')), "a");
   EXPECT_EQ(caption("7"), "a");
+  std::filesystem::remove(folder / "captions.json");
+  io::write_file(folder / "captions.csv",
+                 "\xEF\xBB\xBF"
+                 "a.mp4,first of a marked file\r\n");
+  EXPECT_EQ(Dataset::open(small(folder.path()), tokenizer())->batch(Dataset::Split::train, 0, 1).captions[0],
+            "first of a marked file");
 }
 
 // The cut in time: what validation shows is never trained on. Frames are counted by their grey level.
