@@ -125,7 +125,7 @@ def read_sweeps(path: Path) -> Sweeps:
     except KeyError as error:
         raise BadFile(f"{path} has no {error} where one belongs; {way_out}") from error
     except (TypeError, ValueError, AttributeError, IndexError, StopIteration, ArithmeticError) as error:
-        raise BadFile(f"{path} holds a value that no run writes ({error or 'no peak of its tier'}); {way_out}") from error
+        raise BadFile(f"{path} holds a value that no run writes ({str(error) or 'no peak of its tier'}); {way_out}") from error
 
 
 def plain(axis: Any, ticks: list[float] | None = None) -> None:
