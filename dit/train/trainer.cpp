@@ -210,9 +210,15 @@ struct Trainer::State {
     for (const std::int64_t layer : plan.schedule.dense_layers)
       if (layer < layers) dense[layer].fill_(1);
     if (group) group->broadcast(dense);
+    std::string made_dense;
     for (std::int64_t layer = 0; layer < layers; ++layer)
-      if (dense[layer].item<float>() > 0.5F) options.plan.schedule.dense_layers.insert(layer);
+      if (dense[layer].item<float>() > 0.5F && options.plan.schedule.dense_layers.insert(layer).second)
+        made_dense += (made_dense.empty() ? "" : ", ") + std::to_string(layer);
     options.plan.schedule.min_tokens = 0;
+    if (!made_dense.empty())
+      log("dense in layers " + made_dense + ": at " + std::to_string(sample_tokens()) +
+          " tokens sparse attention is not predicted to be quicker there; --min-tokens 0 makes them sparse all the "
+          "same");
   }
 
   at::Tensor context_of(const Samples& batch, const std::vector<bool>& dropped) {

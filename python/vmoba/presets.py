@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union
 
@@ -26,6 +26,9 @@ class Schedule:
         min_tokens: shorter sequences are dense. "auto" asks the cost model: in a model, every layer is dense where
             sparse attention is not predicted to be quicker (explain shows the prediction).
         refresh: a selection is used for this many sparse steps.
+
+    Raises:
+        Error: a value is out of range.
     """
 
     dense_fraction: float = 0.25
@@ -33,6 +36,27 @@ class Schedule:
     dense_layers: frozenset[int] = field(default_factory=frozenset)
     min_tokens: int | Literal["auto"] = 0
     refresh: int = 1
+
+    def __post_init__(self) -> None:
+        def whole(value: Any, least: int) -> bool:
+            return isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 62
+
+        share = self.dense_fraction
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+            raise Error(f"vmoba: dense_fraction = {share!r} is not a share of the steps; use 0..1")
+        if self.dense_steps is not None and not whole(self.dense_steps, 0):
+            raise Error(
+                f"vmoba: dense_steps = {self.dense_steps!r} is not a number of steps; use 0 or more, or None for "
+                "dense_fraction"
+            )
+        layers = list(self.dense_layers) if isinstance(self.dense_layers, Iterable) else [None]
+        if not all(whole(layer, 0) for layer in layers):
+            raise Error(f"vmoba: dense_layers = {self.dense_layers!r} is not a set of layers; use for example {{0, 3}}")
+        if self.min_tokens != "auto" and not whole(self.min_tokens, 0):
+            raise Error(f'vmoba: min_tokens = {self.min_tokens!r} is not a number of tokens; use 0 or more, or "auto"')
+        if not whole(self.refresh, 1):
+            raise Error(f"vmoba: refresh = {self.refresh!r} is not a number of steps; use 1 or more")
+        object.__setattr__(self, "dense_layers", frozenset(layers))
 
     def _ask(
         self, step: int, steps: int, layer: int, tokens: int, use: Literal["sampling", "training"]

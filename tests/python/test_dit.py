@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -63,6 +65,45 @@ def test_policies(model):
         assert torch.equal(model(*inputs()), sparse)
         model.set_policy(None)
         assert torch.equal(model(*inputs()), dense)
+
+
+AUTO = [((1, 4, 4), vmoba.Threshold(0.25)), ((None, 2, 2), vmoba.TopK(1)), (vmoba.Run(512), vmoba.TopK(1, scope="head"))]
+
+
+def fitted(block, grid):
+    if isinstance(block, vmoba.Run):
+        return vmoba.Run(min(block.tokens, grid[0] * grid[1] * grid[2]))
+    return tuple(extent and min(extent, axis) for extent, axis in zip(block, grid))
+
+
+def test_automatic_min_tokens_do_what_explain_predicts(model, tmp_path):
+    model.save(tmp_path)
+    loaded = vmoba.dit.load(tmp_path)
+    loaded.set_policy(AUTO, schedule=vmoba.Schedule(dense_steps=0, min_tokens="auto"))
+    loaded.record_density()
+    outcomes = set()
+    for size in [(1, 4, 4), (4, 16, 16), (8, 32, 32)]:
+        grid = (size[0], size[1] // 2, size[2] // 2)
+        latents = torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(5))
+        for use in ("training", "forward"):
+            loaded.train() if use == "training" else loaded.sampling_step(0, 1)
+            with torch.no_grad():
+                loaded(latents, *inputs()[1:])
+            sparse = [density < 1 for density in loaded.last_density()]
+            told = [vmoba.explain(grid=grid, block=fitted(b, grid), policy=p, heads=2, dim=24) for b, p in AUTO]
+            assert sparse == [getattr(one, use)["quicker"] == "sparse" for one in told], (size, use)
+            outcomes |= set(sparse)
+    assert outcomes == {True, False}
+
+
+def test_automatic_min_tokens_survive_json(model):
+    for min_tokens in ("auto", 0, 12345):
+        model.set_policy(AUTO, schedule=vmoba.Schedule(min_tokens=min_tokens, dense_layers={2}))
+        plan = model.plan
+        assert plan["schedule"]["min_tokens"] == min_tokens and plan["schedule"]["dense_layers"] == [2]
+        model.set_policy(None)
+        model._native.set_policy(json.dumps(plan))
+        assert model.plan == plan
 
 
 def test_save_and_load(model, tmp_path):

@@ -244,6 +244,27 @@ def test_schedule():
     assert [refreshing.refreshes(step, 7) for step in range(7)] == [True, False, False, True, False, False, True]
     with pytest.raises(vmoba.Error, match="is not a use"):
         schedule.dense(0, 1, 0, 1, use="rest")
+    # The break-even of a usual call: somewhere between a handful of tokens and a short clip of the paper's.
+    automatic = vmoba.Schedule(dense_fraction=0, min_tokens="auto")
+    for use in ("sampling", "training"):
+        assert automatic.dense(0, 1, 0, 8, use=use) and not automatic.dense(0, 1, 0, 13440, use=use)
+    assert vmoba.Schedule(dense_layers={1, 0}) == vmoba.Schedule(dense_layers=[0, 1])
+
+
+@pytest.mark.parametrize(
+    "field, values",
+    [
+        ("min_tokens", ["Auto", "automatic", None, -1, -(2**63), 1.5, True, 2**63]),
+        ("dense_fraction", [-0.1, 1.1, float("nan"), "0.5", None]),
+        ("dense_steps", [-1, 0.5, "2"]),
+        ("dense_layers", [3, "3", {-1}, {0.5}, None]),
+        ("refresh", [0, -1, 1.5, None]),
+    ],
+)
+def test_schedule_refuses(field, values):
+    for value in values:
+        with pytest.raises(vmoba.Error, match=f"^vmoba: {field} = .*; use [^\n]*$"):
+            vmoba.Schedule(**{field: value})
 
 
 def test_explain_and_info():
