@@ -225,8 +225,7 @@ int analyze(const Options& options, const CLI::App& command) {
               {"tokens", grid.tokens()},
               {"queries_sampled", std::min(options.queries, grid.tokens())},
               {"layers", Json::array()}};
-  Table table({"layer", "1D", "2D", "3D", "strongest", "top 25 % of keys", "p10..p90", "half in pairs",
-               "least..most over heads", "density"});
+  Table table({"layer", "1D", "2D", "3D", "most", "top 25 %", "p10..p90", "half in", "least..most", "density"});
   for (const LayerAnalysis& layer : layers) {
     Json one = {{"layer", layer.layer}, {"heads", Json::array()}};
     std::array<double, 3> lift{};
@@ -268,12 +267,15 @@ int analyze(const Options& options, const CLI::App& command) {
   print(fmt::format("{} at step {}, {} tokens ({}), noise {:g}, clip {}\n\n", checkpoint.folder, checkpoint.step,
                     grid.tokens(), to_text(grid), options.sigma, out["clip"].get<std::string>()));
   print(table);
-  print(fmt::format(
-      "\n1D, 2D, 3D: attention on the keys near in time, in space, in both, over what uniform attention would put "
-      "there.\n"
-      "Half in pairs: the share of all query-key pairs that holds half of the attention.\n"
-      "{0}/neighbourhoods.png, top_quarter.png, half_pairs.png, analysis.json, selections.safetensors written\n",
-      options.out));
+  print(
+      fmt::format("\n1D, 2D, 3D: attention on the keys near in time, in space, in both, over what\n"
+                  "uniform attention would put there; most: the largest of them.\n"
+                  "Top 25 %: attention on a query's best quarter of the keys; p10..p90 of queries.\n"
+                  "Half in: share of all query-key pairs that holds half of the attention;\n"
+                  "least..most: such pairs over the heads. Density: of what the policy selects.\n"
+                  "{0}/ now has neighbourhoods.png, top_quarter.png,\n"
+                  "half_pairs.png, analysis.json, selections.safetensors\n",
+                  options.out));
   return exit_fine;
 }
 
@@ -291,7 +293,7 @@ Run setup_analyze(CLI::App& command) {
   command.add_option("--sigma", options->sigma, "share of noise in the latents, 0..1")->capture_default_str();
   command.add_option("--queries", options->queries, "query rows sampled a head")->capture_default_str();
   command.add_option("--seed", options->seed, "seed of the noise and of a rendered clip")->capture_default_str();
-  command.add_option("--threads", options->threads, "threads; 0: one a core");
+  command.add_option("--threads", options->threads, threads_help);
   options->plan.declare(command, "what the checkpoint was trained with, or threshold:0.25");
   command.add_option("--out", options->out, "folder of pictures, analysis.json and selections.safetensors")
       ->capture_default_str();

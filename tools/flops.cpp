@@ -106,8 +106,8 @@ Run setup_flops(CLI::App& command) {
                   {"ffn", model.ffn},
                   {"text", model.text}}},
                 {"rows", Json::array()}};
-    Table table({"configuration", "tokens", "blocks", "density", "dense T", "paper", "sparse T", "paper",
-                 "density implied", "saved", "attention share", "attention speed-up"});
+    Table table({"configuration", "tokens", "blocks", "density", "dense T", "paper", "sparse T", "paper"});
+    Table shares({"configuration", "saved", "attention's share", "attention's speed-up", "implied"});
     const auto cell = [](double value, int digits) { return value > 0 ? fmt::format("{:.{}f}", value, digits) : "-"; };
     // The paper prints densities to three digits; its totals imply them to more.
     const auto implied = [&](const Row& row, std::int64_t tokens) {
@@ -121,11 +121,11 @@ Run setup_flops(CLI::App& command) {
       const double reduced = sparse ? model.sparse(tokens, row.blocks, row.density) : 0;
       const double reduced_attention = sparse ? model.attention_sparse(tokens, row.blocks, row.density) : 0;
       table.add({row.label, std::to_string(tokens), cell(row.blocks, 1), cell(row.density, 3), cell(dense / 1e12, 3),
-                 cell(row.paper_dense, 2), cell(reduced / 1e12, 3), cell(row.paper_sparse, 2),
-                 row.paper_sparse > 0 ? fmt::format("{:.4f}", implied(row, tokens)) : "-",
-                 sparse ? fmt::format("{:.1f} %", 100 * (1 - reduced / dense)) : "-",
-                 fmt::format("{:.1f} %", 100 * attention / dense),
-                 sparse ? fmt::format("{:.2f}x", attention / reduced_attention) : "-"});
+                 cell(row.paper_dense, 2), cell(reduced / 1e12, 3), cell(row.paper_sparse, 2)});
+      shares.add({row.label, sparse ? fmt::format("{:.1f} %", 100 * (1 - reduced / dense)) : "-",
+                  fmt::format("{:.1f} %", 100 * attention / dense),
+                  sparse ? fmt::format("{:.2f}x", attention / reduced_attention) : "-",
+                  row.paper_sparse > 0 ? fmt::format("{:.4f}", implied(row, tokens)) : "-"});
       Json one = {{"configuration", row.label},
                   {"grid", {row.grid.t, row.grid.y, row.grid.x}},
                   {"tokens", tokens},
@@ -147,10 +147,14 @@ Run setup_flops(CLI::App& command) {
     if (options->json)
       print(out);
     else {
-      print(fmt::format(
-          "One forward of {} layers, {} heads of {}, FFN {}, {} text tokens; products and sums counted apart.\n\n",
-          model.layers, model.heads, model.dim, model.ffn, model.text));
+      print(
+          fmt::format("One forward of {} layers, {} heads of {}, FFN {}, {} text tokens;\n"
+                      "products and sums counted apart. T: 10^12; paper: what it prints;\n"
+          "implied: the density its total stands for.\n\n",
+                      model.layers, model.heads, model.dim, model.ffn, model.text));
       print(table);
+      print("\n");
+      print(shares);
     }
     return exit_fine;
   };

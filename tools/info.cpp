@@ -56,11 +56,11 @@ Run setup_info(CLI::App& command) {
     }
     print(table);
     print("\n");
-    Table rows({"preset", "grid", "tokens", "1D", "2D", "3D", "policy (1D)"});
+    Table rows({"preset", "grid", "tokens", "1D", "2D", "3D", "policy of 1D"});
     for (const Preset& row : presets())
       rows.add({std::string(row.name), to_text(row.grid), std::to_string(row.grid.tokens()),
-                to_text(row.cycle[0].block), to_text(row.cycle[1].block), to_text(row.cycle[2].block),
-                describe(row.cycle[0].policy)});
+                spelled(row.cycle[0].block), spelled(row.cycle[1].block), spelled(row.cycle[2].block),
+                spelled(row.cycle[0].policy)});
     print(rows);
     return exit_fine;
   };

@@ -8,11 +8,14 @@
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
+#include <memory>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "io/file.hpp"
+#include "tools/help.hpp"
 #include "tools/output.hpp"
 #include "tools/verb.hpp"
 #include "vmoba/error.hpp"
@@ -48,6 +51,8 @@ int fail(const std::string& message, int code) {
   return code;
 }
 
+constexpr const char* no_memory = "there is not enough memory for this; ask for fewer tokens, samples or threads";
+
 int exit_of(const Error& error) { return error.kind() == Error::Kind::file ? exit_file : exit_usage; }
 
 int run(int argc, char** argv) {
@@ -57,6 +62,7 @@ int run(int argc, char** argv) {
       return fail(fmt::format("argument {} is not UTF-8 text; write it as UTF-8, or rename the file", i), exit_usage);
   CLI::App app{"vmoba: sparse attention for video diffusion transformers"};
   app.name("vmoba");
+  app.formatter(std::make_shared<HelpFormatter>());  // the verbs inherit it
   app.set_version_flag("--version", fmt::format("vmoba {} ({})", machine().version, machine().commit));
   app.require_subcommand(0, 1);
   app.footer(
@@ -99,9 +105,12 @@ int main(int argc, char** argv) {
     return code;
   } catch (const vmoba::Error& error) {
     return fail(error.what(), exit_of(error));
+  } catch (const std::bad_alloc&) {
+    return fail(no_memory, exit_check_failed);
   } catch (const c10::Error& error) {
     // The operators carry the engine's sentence inside torch's exception.
     const std::string text = error.what_without_backtrace();
+    if (text.find("can't allocate memory") != std::string::npos) return fail(no_memory, exit_check_failed);
     const bool ours = text.find("vmoba: ") != std::string::npos;
     return fail(ours ? text.substr(text.find("vmoba: ")) : text, ours ? exit_usage : exit_check_failed);
   } catch (const std::filesystem::filesystem_error& error) {

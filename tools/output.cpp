@@ -3,6 +3,7 @@
 #include "tools/output.hpp"
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,6 +18,11 @@ bool numeric(const std::string& cell) {
   return !cell.empty() && (std::isdigit(static_cast<unsigned char>(cell[0])) ||
                            ((cell[0] == '-' || cell[0] == '+' || cell[0] == '.') && cell.size() > 1 &&
                             std::isdigit(static_cast<unsigned char>(cell[1]))));
+}
+
+std::size_t terminal_columns() {
+  winsize size{};
+  return ::ioctl(2, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : 80;
 }
 
 std::string scaled(double value, const char* unit) {
@@ -93,9 +99,15 @@ void Progress::draw(const std::string& note) {
     const auto seconds = static_cast<std::int64_t>(std::lround(passed / share - passed));
     left = fmt::format(" {}:{:02} left", seconds / 60, seconds % 60);
   }
-  const auto filled = static_cast<std::size_t>(share * 30);
-  fmt::print(stderr, "\r\033[K{} [{}{}] {}/{}{} {}", label_, std::string(filled, '#'), std::string(30 - filled, '.'),
-             done_, total_, left, note);
+  // A line that wraps could not be wiped again: the bar gives way first, then the note.
+  const std::size_t columns = terminal_columns() - 1;
+  const std::string before = label_ + " ", after = fmt::format(" {}/{}{} {}", done_, total_, left, note);
+  const std::size_t taken = before.size() + after.size() + 2;
+  const std::size_t bar = columns > taken ? std::min<std::size_t>(30, columns - taken) : 0;
+  const auto filled = static_cast<std::size_t>(share * static_cast<double>(bar));
+  const std::string line =
+      bar < 5 ? label_ + after : before + "[" + std::string(filled, '#') + std::string(bar - filled, '.') + "]" + after;
+  fmt::print(stderr, "\r\033[K{}", line.substr(0, columns));
   std::fflush(stderr);
 }
 

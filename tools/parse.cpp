@@ -8,6 +8,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
 #include <optional>
 
 #include "io/file.hpp"
@@ -149,6 +150,25 @@ std::string to_text(const Block& block) {
   return fmt::format("{}x{}x{}", axis(cuboid.t), axis(cuboid.y), axis(cuboid.x));
 }
 
+std::string spelled(const Block& block) {
+  const Cuboid* const cuboid = block.cuboid();
+  if (cuboid == nullptr) return to_text(block);
+  const auto axis = [](std::int64_t extent) { return extent == full ? std::string("f") : fmt::format("{}", extent); };
+  return axis(cuboid->t) + "," + axis(cuboid->y) + "," + axis(cuboid->x);
+}
+
+std::string spelled(const Policy& policy) {
+  const auto rest = [](std::string text, const auto& rule) {
+    const auto usual = std::decay_t<decltype(rule)>{};
+    if (rule.scope != usual.scope) text += fmt::format(":{}", name(rule.scope));
+    if (rule.min_blocks != usual.min_blocks) text += fmt::format(":min={}", rule.min_blocks);
+    return rule.max_blocks ? text + fmt::format(":max={}", *rule.max_blocks) : text;
+  };
+  if (const auto* rule = std::get_if<Threshold>(&policy)) return rest(fmt::format("threshold:{}", rule->tau), *rule);
+  if (const auto* rule = std::get_if<TopK>(&policy)) return rest(fmt::format("topk:{}", rule->k), *rule);
+  return "dense";
+}
+
 Block clamp(const Block& block, const Grid& grid) {
   if (const Run* run = block.run()) return Run{std::min(run->tokens, grid.tokens())};
   const Cuboid& cuboid = *block.cuboid();
@@ -177,7 +197,7 @@ void CallOptions::declare(CLI::App& command) {
   command.add_option("--text-at", text_at, "front or rear")->capture_default_str();
   command.add_option("--dtype", dtype, "f32, bf16, f16, f64")->capture_default_str();
   command.add_option("--backend", backend, "force one backend by name");
-  command.add_option("--threads", threads, "threads; 0: one a core");
+  command.add_option("--threads", threads, threads_help);
 }
 
 ProblemOptions CallOptions::problem() const {
@@ -219,7 +239,14 @@ std::optional<CostModel> read_costs(const std::string& path) {
 std::int64_t thread_count(std::int64_t threads) {
   if (threads < 0)
     throw_argument("--threads", std::to_string(threads), "is below 0", "use 1 or more, or 0 for one a core");
-  return threads > 0 ? threads : std::max<std::int64_t>(1, machine().cores);
+  if (threads > 4096)
+    throw_argument("--threads", std::to_string(threads), "is more than 4096", "use the number of cores, or 0");
+  if (threads > 0) return threads;
+  const char* const beside = std::getenv("LOCAL_WORLD_SIZE");
+  const std::int64_t processes = beside == nullptr ? 1 : number<std::int64_t>(beside).value_or(0);
+  if (processes < 1)
+    throw_argument("LOCAL_WORLD_SIZE", beside, "is not a number of processes", "leave it unset, or use torchrun");
+  return std::max<std::int64_t>(1, machine().cores / processes);
 }
 
 }  // namespace vmoba::tools

@@ -23,6 +23,9 @@ DType parse_dtype(const std::string& text, const std::string& option);
 std::vector<double> parse_numbers(const std::string& text, const std::string& option);  // "0.1,0.2"
 std::string to_text(const Grid& grid);                                                  // "21x30x52"
 std::string to_text(const Block& block);  // "7x5x13", "3xfullxfull", "run:1024"
+// What the functions above read back as the same.
+std::string spelled(const Block& block);    // "7,5,13", "3,f,f", "run:1024"
+std::string spelled(const Policy& policy);  // "threshold:0.25", "topk:3:head:min=2"
 
 inline constexpr const char* policy_help =
     "dense, threshold:TAU[:SCOPE] or topk:K[:SCOPE], then [:min=N][:max=N] blocks per query; scopes head, query, "
@@ -44,7 +47,10 @@ struct CallOptions {
 };
 // The file that vmoba bench --fit --out writes; nothing for "". Throws Error (kind file).
 std::optional<CostModel> read_costs(const std::string& path);
-// threads > 0, or every core this process may use.
+inline constexpr const char* threads_help = "threads; 0: one a core, under torchrun this process's share of the cores";
+// threads > 0, or every core this process may use; under torchrun, whose LOCAL_WORLD_SIZE processes share the machine,
+// that number divided by theirs, at least 1. Throws Error (kind argument) for what is no number of threads or of
+// processes.
 std::int64_t thread_count(std::int64_t threads);
 
 }  // namespace vmoba::tools

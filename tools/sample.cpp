@@ -161,6 +161,15 @@ void choose_size(Options& options, const dit::Checkpoint& checkpoint, const dit:
                                                  options.width > 0 ? options.width : 8 * latent[2]);
 }
 
+// A prompt for a table: at most 40 bytes, whole characters.
+std::string shortened(const std::string& prompt) {
+  if (prompt.empty()) return "(none)";
+  if (prompt.size() <= 40) return prompt;
+  std::size_t end = 37;
+  while (end > 0 && (static_cast<unsigned char>(prompt[end]) & 0xC0) == 0x80) --end;
+  return prompt.substr(0, end) + "...";
+}
+
 std::string with_suffix(const std::string& path, const std::string& suffix, const std::string& extension) {
   std::filesystem::path whole(path);
   const std::string old = whole.extension().string();
@@ -195,7 +204,7 @@ int run_sample(const CLI::App& command, Options& options) {
   if (options.times != "euler" && options.times != "wan")
     throw_argument("--times", options.times, "is not a time grid", "use euler or wan");
   options.sample.times = options.times == "wan" ? dit::SampleOptions::Times::wan : dit::SampleOptions::Times::euler;
-  if (options.threads != 0) at::set_num_threads(static_cast<int>(thread_count(options.threads)));
+  at::set_num_threads(static_cast<int>(thread_count(options.threads)));
 
   const auto tokenizer = dit::make_dct_tokenizer();
   dit::Checkpoint checkpoint = dit::load_checkpoint_for_sampling(options.checkpoint, options.ema);
@@ -235,7 +244,9 @@ int run_sample(const CLI::App& command, Options& options) {
     dit::save_tensors(options.latents, tensors, {{"tokenizer", tokenizer->identity()}});
     json["latents"] = options.latents;
   }
-  Table table({"prompt", "file", "PSNR", "SSIM", "flicker", "motion"});
+  std::vector<std::string> head{"prompt", "file", "flicker", "motion"};
+  if (options.compare) head.insert(head.end(), {"PSNR", "SSIM"});
+  Table table(head);
   for (std::size_t i = 0; i < count; ++i) {
     Json clip = {{"prompt", contexts.prompts[i]},
                  {"flicker", number(dit::flicker(way.clips[i]))},
@@ -265,8 +276,9 @@ int run_sample(const CLI::App& command, Options& options) {
         clip["sparse_file"] = right;
       }
     }
-    table.add({contexts.prompts[i].substr(0, 40), path, psnr, ssim, fmt::format("{:.2f}", dit::flicker(way.clips[i])),
-               fmt::format("{:.2f}", dit::frame_difference(way.clips[i]))});
+    const double flicker = dit::flicker(way.clips[i]);  // NaN where everything moves
+    table.add({shortened(contexts.prompts[i]), path, std::isnan(flicker) ? "-" : fmt::format("{:.2f}", flicker),
+               fmt::format("{:.2f}", dit::frame_difference(way.clips[i])), psnr, ssim});
     json["clips"].push_back(clip);
   }
   if (options.compare && !options.out.empty())
@@ -284,6 +296,7 @@ int run_sample(const CLI::App& command, Options& options) {
   } else {
     print(fmt::format("{} for {} steps\n", seconds_text(way.seconds), options.sample.steps));
   }
+  print("flicker, motion: mean change from frame to frame where little moves, and of all pixels, of 255\n");
   return exit_fine;
 }
 
@@ -327,7 +340,7 @@ Run setup_sample(CLI::App& command) {
   command.add_flag("--compare", options->compare,
                    "dense and sparse from the same seed: clips side by side, PSNR, SSIM, times");
   command.add_flag("--ema", options->ema, "use the averaged weights");
-  command.add_option("--threads", options->threads, "threads; 0: one a core");
+  command.add_option("--threads", options->threads, threads_help);
   command.add_flag("--json", options->json, "print the result for machines");
   command.footer("Example: vmoba sample --checkpoint run --prompt \"a red ball\" --out clip.mp4 --compare");
   return [&command, options] { return run_sample(command, *options); };

@@ -2,6 +2,7 @@
 // vmoba train: train a video diffusion transformer on clips.
 #include "dit/train/trainer.hpp"
 
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -50,7 +51,8 @@ void declare(CLI::App& command, Options& options) {
     } else if constexpr (std::is_same_v<Field, std::array<std::int64_t, 3>>) {
       command.add_option(option, field, help)->delimiter(',')->capture_default_str();
     } else if constexpr (std::is_same_v<Field, std::string>) {
-      command.add_option(option, field, help);
+      CLI::Option* const added = command.add_option(option, field, help);
+      if (!field.empty()) added->capture_default_str();
     } else {
       command.add_option(option, field, help)->capture_default_str();
     }
@@ -80,14 +82,17 @@ dit::TrainOptions continued(const CLI::App& command, const Options& options) {
   return merged;
 }
 
-std::string describe(const dit::AttentionPlan& plan) {
+std::string describe(const dit::AttentionPlan& plan, std::int64_t layers) {
   if (plan.dense)
     return plan.dense_path == dit::AttentionPlan::DensePath::engine ? "dense attention (engine)"
                                                                     : "dense attention (torch)";
   std::string text = "VMoBA";
   for (const LayerPolicy& layer : plan.cycle)
     text += fmt::format(" {} {}", to_text(layer.block), describe(layer.policy));
-  return text;
+  std::string dense;
+  for (const std::int64_t layer : plan.schedule.dense_layers)
+    if (layer < layers) dense += fmt::format("{}{}", dense.empty() ? "" : ", ", layer);
+  return dense.empty() ? text : text + "; layers " + dense + " dense";
 }
 
 Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
@@ -156,12 +161,13 @@ int train(const CLI::App& command, Options& options) {
   interrupts = 0;
   std::signal(SIGINT, on_interrupt);
   std::signal(SIGTERM, on_interrupt);
+  at::set_num_threads(static_cast<int>(thread_count(asked.threads)));
   dit::Trainer trainer(asked, callbacks, group);
   first_step = trainer.step();
   line(fmt::format("{}: {} layers of {} heads x {}, crops of {}x{}x{} latents, {}", asked.out,
                    trainer.options().model.num_layers, trainer.options().model.num_attention_heads,
                    trainer.options().model.attention_head_dim, asked.data.crop[0], asked.data.crop[1],
-                   asked.data.crop[2], describe(trainer.options().plan)));
+                   asked.data.crop[2], describe(trainer.options().plan, trainer.options().model.num_layers)));
   const dit::TrainResult result = trainer.run();
   progress.reset();
   if (options.json && (!group || group->rank() == 0)) print(to_json(result, asked.out));
@@ -179,9 +185,9 @@ int train(const CLI::App& command, Options& options) {
   if (!std::isnan(result.last_validation))
     line(fmt::format("validation loss {:.4f} -> {:.4f}, {:.3f} s a step, {:.0f} tokens/s", result.first_validation,
                      result.last_validation, result.median_step_seconds, result.tokens_per_second));
-  line(
-      fmt::format("look at {}/metrics.jsonl; sample with: vmoba sample --checkpoint {} --prompt \"...\" --out clip.mp4",
-                  asked.out, asked.out));
+  line(fmt::format(
+      "look at it with: vmoba report {}; sample with: vmoba sample --checkpoint {} --prompt \"...\" --out clip.mp4",
+      asked.out, asked.out));
   return exit_fine;
 }
 

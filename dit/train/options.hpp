@@ -75,7 +75,8 @@ void visit_fields(Options& o, F&& f) {
   f("text-dim", o.model.text_dim, "width of the text embedding", Role::fixed);
 
   f("data", o.data.directory, "folder of videos; none: clips rendered by the program", Role::free);
-  f("cache", o.data.cache, "folder for latents that runs share; none: OUT/latents, or in memory when clips are rendered", Role::free);
+  f("cache", o.data.cache,
+    "folder for latents that runs share; none: OUT/latents, or in memory when clips are rendered", Role::free);
   f("fps", o.data.fps, "frames a second that videos are sampled at", Role::fixed);
   f("height", o.data.height, "pixels that videos are resized to", Role::fixed);
   f("width", o.data.width, "pixels that videos are resized to", Role::fixed);
@@ -111,7 +112,7 @@ void visit_fields(Options& o, F&& f) {
   f("keep", o.keep, "newest checkpoints kept", Role::free);
   f("log-every", o.log_every, "steps between lines of metrics", Role::free);
   f("stop-after", o.stop_after, "save and stop after so many steps of this call; 0: run to the end", Role::free);
-  f("threads", o.threads, "threads; 0: one a core", Role::free);
+  f("threads", o.threads, "threads; 0: one a core, under torchrun this process's share of the cores", Role::free);
   f("sequence-parallel", o.sequence_parallel, "ranks that share one sample (Ulysses)", Role::free);
 }
 

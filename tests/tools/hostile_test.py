@@ -106,6 +106,140 @@ def test_an_absurd_config_is_named(copy, tmp_path, field, value):
     one_line(result, "step-00000004")
 
 
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+def with_deep(text, key):
+    """The JSON of text with 100,000 brackets as the value of key: parsers that return, then copy or write by recursion, end here."""
+    return json.dumps({**json.loads(text), key: "@"}).replace('"@"', DEEP)
+
+
+@pytest.mark.parametrize("verb", ["sample", "resume", "analyze"])
+@pytest.mark.parametrize("key", [None, "step", "dataset", "options", "unknown"])
+def test_deep_nesting_in_a_state_is_named(copy, tmp_path, key, verb):
+    path = copy / "checkpoints" / "step-00000004" / "state.json"
+    path.write_text(DEEP if key is None else with_deep(path.read_text(), key))
+    result = run(*VERBS[verb](copy, tmp_path))
+    assert result.returncode == 3, (result.returncode, result.stderr)
+    one_line(result, "state.json")
+
+
+@pytest.mark.parametrize("name", ["config.json", f"{WEIGHTS}.index.json"])
+@pytest.mark.parametrize("verb", ["sample", "init", "analyze"])
+def test_deep_nesting_in_a_models_json_is_named(copy, tmp_path, name, verb):
+    path = copy / "checkpoints" / "step-00000004" / name
+    path.write_text('{"weight_map": %s, "num_layers": %s}' % (DEEP, DEEP))
+    result = run(*VERBS[verb](copy, tmp_path))
+    assert result.returncode == 3, (result.returncode, result.stderr)
+    one_line(result, name)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("crop", [2**40, 1, 1]), ("crop", [1000, 1000, 1000]), ("crop", [1e300, 1, 1]), ("crop", [0, 5, 7]), ("crop", [3, 5, 7, 9]), ("fps", -1),
+     ("fps", 1e300), ("layers", 10**9), ("layers", 999), ("batch", 10**12), ("steps", 1.5), ("steps", 2**70), ("seed", -1), ("threads", 10**9),
+     ("validation-samples", 10**15), ("accumulate", 2**62), ("plan", {"cycle": []}), ("bf16", 3)],
+)  # fmt: skip
+@pytest.mark.parametrize("verb", ["sample", "resume"])
+def test_absurd_options_in_a_state_are_named(copy, tmp_path, field, value, verb):
+    if (field, value, verb) == ("layers", 999, "sample"):
+        pytest.skip("sample reads config.json, which says how many there are")
+    path = copy / "checkpoints" / "step-00000004" / "state.json"
+    state = json.loads(path.read_text())
+    state["options"][field] = value
+    path.write_text(json.dumps(state))
+    result = run(*VERBS[verb](copy, tmp_path))
+    assert result.returncode == 3, (result.returncode, result.stderr)
+    one_line(result, "state.json")
+
+
+@pytest.mark.parametrize("text", ["\ufeff{}", "{}\r\n"], ids=["mark", "crlf"])
+def test_what_an_editor_does_to_a_state_is_harmless(copy, tmp_path, text):
+    path = copy / "checkpoints" / "step-00000004" / "state.json"
+    path.write_bytes(text.replace("{}", json.dumps(json.loads(path.read_text()), indent=1)).replace("\n", "\r\n").encode())
+    result = run(*VERBS["sample"](copy, tmp_path))
+    assert result.returncode == 0, result.stderr
+
+
+def not_json(path):
+    path.write_text("what a crash left {")
+
+
+def folder(path):
+    path.mkdir()
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def latin(path):
+    path.write_bytes(b'{"a": "caf\xe9"}\n')
+
+
+def nothing(path):
+    path.touch()
+
+
+def deep(path):
+    path.write_text(DEEP)
+
+
+def absent(path):
+    pass
+
+
+@pytest.mark.parametrize("make", [not_json, folder, pipe, latin, nothing, deep, absent], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "arguments",
+    [["show", "FILE"], ["explain", "--grid", "4,4,4", "--cost", "FILE"], ["sample", "--checkpoint", "RUN", "--embedding", "FILE"],
+     ["sample", "--checkpoint", "RUN", "--out", "OUT/x.mp4", "--prompts", "FILE/prompts"], ["analyze", "--checkpoint", "RUN", "--clip", "FILE"],
+     ["analyze", "--checkpoint", "FILE"], ["train", "--out", "OUT/run", "--init", "FILE"], ["train", "--out", "OUT/run", "--data", "FILE/videos"]],
+    ids=lambda arguments: " ".join(word for word in arguments if word.islower() and "." not in word and "," not in word),
+)  # fmt: skip
+def test_what_is_no_such_file_is_named(trained, tmp_path, make, arguments):
+    path, out = tmp_path / "input.json", tmp_path / "out"
+    make(path)
+    out.mkdir()
+    words = [word.replace("FILE", str(path)).replace("RUN", str(trained)).replace("OUT", str(out)) for word in arguments]
+    if arguments[0] == "sample" and "--out" not in words:
+        words += ["--out", out / "x.mp4"]
+    result = run(*words, timeout=60)
+    assert result.returncode == 3, (result.returncode, result.stderr)
+    one_line(result, "input.json")
+    assert [left for left in out.rglob("*") if left.is_file()] == []
+
+
+def test_metrics_that_a_crash_cut_off_are_continued(copy):
+    path = copy / "metrics.jsonl"
+    good = path.read_text()
+    path.write_text(f'{{"step": 1, "deep": {DEEP}}}\n{DEEP}\nnull\n\n{good}{{"step": 4, "lo')
+    result = run("train", "--out", copy, "--resume", "--steps", 5)
+    assert result.returncode == 0, result.stderr
+    lines = path.read_text()
+    assert lines.startswith(good) and [json.loads(line)["step"] for line in lines[len(good) :].splitlines()] == [5, 5]
+
+
+@pytest.mark.parametrize("damage", [deep, latin, nothing, folder, pipe, not_json], ids=lambda make: make.__name__)
+def test_captions_that_lie_cost_a_line(clip, tmp_path, damage):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    shutil.copy(clip, videos)
+    for name in ("captions.json", "captions.csv"):
+        damage(videos / name)
+    result = run("train", "--out", tmp_path / "run", "--data", videos, "--cache", tmp_path / "cache", "--steps", 1, *small())
+    assert result.returncode == 0, result.stderr
+    said = [line for line in result.stdout.splitlines() if line.startswith("caption passed over: ")]
+    assert said and all(f"{videos}/captions." in line for line in said), result.stdout
+    # The manifest of the cache is damaged in the same way, and the videos have changed.
+    manifest = tmp_path / "cache" / "manifest.json"
+    manifest.unlink()
+    damage(manifest)
+    shutil.copy(clip, videos / f"again-{os.path.basename(clip)}")
+    result = run("train", "--out", tmp_path / "next", "--data", videos, "--cache", tmp_path / "cache", "--steps", 1, *small())
+    assert result.returncode == 0, result.stderr
+
+
 def limited(size):
     """Files may not grow beyond size: the full disk that every user can have."""
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from program import PROGRAM, small
+from program import PROGRAM, one_line, run, small
 
 TORCHRUN = Path(sys.executable).parent / "torchrun"
 pytestmark = pytest.mark.skipif(not TORCHRUN.exists(), reason="torchrun is not beside this Python")
@@ -20,10 +20,10 @@ pytestmark = pytest.mark.skipif(not TORCHRUN.exists(), reason="torchrun is not b
 SMALL = small(crop="3,4,7", batch=2, validate_every=2)
 
 
-def start(*arguments):
+def start(*arguments, threads="1"):
     # --standalone: a free port of its own, so that tests can run beside each other.
     command = [str(TORCHRUN), "--standalone", "--no-python", "--nproc-per-node", "2", PROGRAM, "train", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # what torchrun would set, with a warning
+    environment = {**os.environ, "OMP_NUM_THREADS": threads}  # 1 is what torchrun would set, with a warning
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -53,6 +53,42 @@ def test_two_processes_train_as_one(alone, tmp_path, sequence_parallel):
         assert len(one) == (3 if key == "validation_loss" else 4)
         assert two == pytest.approx(one, rel=tolerance), key
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000004"]
+
+
+def without_threads(words):
+    at = words.index("--threads")
+    return words[:at] + words[at + 2 :]
+
+
+def threads_of(out):
+    return json.loads((out / "run.json").read_text())["threads"]
+
+
+def test_two_processes_share_the_cores(tmp_path):
+    out = tmp_path / "run"
+    process = start("--out", out, "--steps", 1, *without_threads(SMALL), threads="3")
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert threads_of(out) == max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+@pytest.mark.parametrize("beside, share", [(None, 1), ("1", 1), ("2", 2), ("1000000", 1000000)])
+def test_a_process_takes_its_share_of_the_cores(tmp_path, beside, share):
+    environment = {**os.environ, "OMP_NUM_THREADS": "3"} | ({} if beside is None else {"LOCAL_WORLD_SIZE": beside})
+    result = run("train", "--out", tmp_path / "run", "--steps", 1, *without_threads(SMALL), env=environment)
+    assert result.returncode == 0, result.stderr
+    assert threads_of(tmp_path / "run") == max(1, len(os.sched_getaffinity(0)) // share)
+    # A number that is asked for stays.
+    result = run("train", "--out", tmp_path / "asked", "--steps", 1, *SMALL, env=environment)
+    assert result.returncode == 0 and threads_of(tmp_path / "asked") == 1
+
+
+@pytest.mark.parametrize("beside", ["0", "-1", "two", "2.5"])
+def test_what_is_no_number_of_processes_is_refused(tmp_path, beside):
+    result = run("train", "--out", tmp_path / "run", *without_threads(SMALL), env={**os.environ, "LOCAL_WORLD_SIZE": beside})
+    assert result.returncode == 2
+    one_line(result, "LOCAL_WORLD_SIZE", beside)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 
+import program
 import pytest
 
 VERBS = ["info", "explain", "check", "bench", "flops", "analyze", "show", "train", "sample", "report"]
@@ -23,6 +24,15 @@ def test_every_verb_has_help(vmoba, verb):
     result = vmoba(verb, "--help")
     assert result.returncode == 0
     assert "Usage" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80  # a terminal's width
+    assert result.stdout.endswith("\n")
+
+
+def test_help_is_wrapped_and_not_cut(vmoba):
+    said = " ".join(vmoba("train", "--help").stdout.split())
+    assert "a layer is dense where sparse is not predicted to be quicker; left out: auto" in said
+    assert "--times TEXT=logit-normal" in said and "this process's share of the cores" in said
+    assert "exits with 130; a second one stops at once." in said
 
 
 def test_version(vmoba):
@@ -56,6 +66,22 @@ def test_info(vmoba, told):
     for backend in info["backends"]:
         assert backend["available"] == (backend["reason"] == "")
     assert {preset["name"]: preset["tokens"] for preset in info["presets"]}["paper-81x480x832"] == 32760
+    # The table of presets spells blocks and policies as the other verbs read them.
+    table = text.stdout.split("\npreset ")[1].splitlines()[1:]
+    assert len(table) == len(info["presets"]) and all(len(row) <= 80 for row in table)
+    for row, preset in zip(table, info["presets"]):
+        name, grid, tokens, *blocks, policy = row.split()
+        assert (name, int(tokens)) == (preset["name"], preset["tokens"]) and len(blocks) == 3
+        for layer, block in enumerate(blocks):
+            by_name = told("explain", "--preset", name, "--layer", layer)
+            spelled = told("explain", "--grid", grid, "--block", block, "--policy", policy)
+            assert (spelled["blocks"], spelled["largest_block"]) == (by_name["blocks"], by_name["largest_block"])
+            assert layer > 0 or spelled["policy"] == by_name["policy"]
+
+
+def test_tables_fit_a_terminal(vmoba):
+    for arguments in (["flops"], ["flops", "--preset", "paper-93x576x1024", "--density", 0.2]):
+        assert max(map(len, vmoba(*arguments).stdout.splitlines())) <= 80
 
 
 def test_explain(told, vmoba):
@@ -111,6 +137,30 @@ def test_explain_refuses(refused, words, arguments):
     refused(2, words, "explain", *arguments)
 
 
+@pytest.mark.parametrize("columns", [80, 40, 12])
+def test_the_progress_bar_never_wraps(columns):
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = subprocess.Popen([program.PROGRAM, "check", "--quick", "--dtype", "f32", "--backend", "cpu"], stdout=subprocess.PIPE, stderr=follower)
+    os.close(follower)
+    drawn = b""
+    while True:
+        try:
+            drawn += os.read(leader, 4096)
+        except OSError:  # the program has closed its end
+            break
+    assert process.communicate(timeout=60)[0] and process.returncode == 0
+    bars = drawn.decode().split("\r\x1b[K")
+    assert len(bars) > 2 and bars[-1] == ""  # wiped at the end
+    assert all(len(bar) < columns and "\n" not in bar for bar in bars)
+    assert any("[" in bar for bar in bars) == (columns > 12)
+
+
 def test_flops_reproduces_the_paper(told, vmoba):
     rows = {row["configuration"]: row for row in told("flops")["rows"]}
     dense = {"paper-81x320x512": 67.73, "paper-81x480x832": 281.64, "paper-93x576x1024": 705.02, "paper-141x480x832": 724.97,
@@ -150,6 +200,7 @@ def test_check_passes_and_prints_errors(vmoba, told, refused):
             assert 0 <= error["budget_used"] <= 1
     text = vmoba("check", "--quick", "--backend", "reference", "--dtype", "f32")
     assert text.returncode == 0 and "all within budget" in text.stdout
+    assert max(map(len, text.stdout.splitlines()[1:])) <= 80  # the first line is the machine's
     refused(2, ["warp"], "check", "--backend", "warp")
     refused(2, ["--dtype", "f8"], "check", "--dtype", "f8")
     refused(2, ["--help"], "check", "--quick", "--full")
