@@ -80,13 +80,21 @@ def attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """VMoBA attention (arXiv 2506.23858): select, then attend.
 
+    Every query scores every block of keys by its mean key, keeps the blocks that the policy chooses and its own, and
+    takes one softmax over their keys.
+
     Args:
-        q, k, v: see the module's layouts. Differentiable; the selection is a constant in the backward pass.
-        grid: (t, y, x) token grid after patchify, in tokens; or one triple a sample for a packed batch.
+        q: [B, R, H, D]: samples, tokens of a sample in raster order (t, then y, then x; text before or behind), heads,
+            channels a head. float32, bfloat16 or float16; float64 on the reference backend. D contiguous, a multiple
+            of 8 up to 256 (any on the reference backend); other strides are free.
+        k, v: [B, R, G, D] in q's dtype, G dividing H: key/value head h / (H / G) serves query head h.
+            q, k, v are differentiable; the selection is a constant in the backward pass.
+        grid: (t, y, x) token grid after patchify, in tokens; or one triple a sample for a packed batch
+            (q [1, all rows, H, D]).
         block: extents (t, y, x) of a key block in tokens, None for a whole axis, or Run(tokens). The last block of an
             axis is shorter when the axis does not divide.
-        policy: Threshold, TopK or Dense.
-        text: text tokens in the sequence, if any.
+        policy: Threshold (the paper's), TopK or Dense.
+        text: text tokens in the sequence, if any: Text.
         scale: of the logits; 1/sqrt(D) unless given.
         return_lse: also the log-sum-exp of the logits.
         backend: "" chooses the best that takes the problem; "cpu", "cpu:haswell", "reference" force one.
@@ -95,7 +103,15 @@ def attention(
         out [B, R, H, D] in q's dtype; with return_lse also lse [B, R, H], fp32, natural log (float64 for float64 q).
 
     Raises:
-        Error: an argument breaks a rule, or no backend takes the problem.
+        Error: an argument breaks a rule, or no backend takes the problem; the message names both and the way out.
+
+    Results do not depend on the number of threads (torch.set_num_threads), and a batch gives the bits of its samples run
+    one by one. Works under torch.compile(fullgraph=True) and autocast.
+
+    Example:
+        q, k, v = (torch.randn(1, 4 * 8 * 8, 2, 64, requires_grad=True) for _ in range(3))
+        out = vmoba.attention(q, k, v, grid=(4, 8, 8), block=(2, 4, 4), policy=vmoba.Threshold(0.25))
+        out.sum().backward()
     """
     check_tensor(q, "q")
     grids = flat_grid(grid)

@@ -53,6 +53,7 @@ def pictures(path: Path) -> Iterator[Any]:
 
 
 def read(path: Path) -> Frames:
+    """Every frame of a clip or of a folder of PNGs; BadFile where there is none, or more than fits."""
     frames, size = [], 0
     for picture in pictures(path):
         size += picture.nbytes
@@ -81,11 +82,13 @@ def element(path: Path, name: str) -> str:
 
 
 def luma(frames: Frames) -> NDArray[np.float64]:
+    """Brightness 0..255 (BT.601), [F, Hp, Wp]."""
     values: NDArray[np.float64] = frames.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
     return values
 
 
 def psnr(a: Frames, b: Frames) -> float:
+    """Decibels over all pixels of two clips of one shape; infinite where they are equal."""
     error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
     return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
 

@@ -120,6 +120,7 @@ def parse(text: str) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The object that a file of at most 64 MB holds; BadFile for anything else."""
     try:
         if path.stat().st_size > _LARGEST_JSON:
             raise BadFile(f"{path} is larger than {_LARGEST_JSON >> 20} MB; give a folder that the program wrote")
@@ -161,6 +162,7 @@ def metrics_line(text: str) -> dict[str, Any] | None:
 
 
 def read_run(name: str, path: Path) -> Run:
+    """A folder of vmoba train: run.json and metrics.jsonl, lines that are none passed over. Raises BadFile, OSError."""
     metrics = path / "metrics.jsonl"
     if not metrics.is_file():
         raise BadFile(f"{path} holds no metrics.jsonl; give a folder that vmoba train wrote")
@@ -194,6 +196,7 @@ def checked_layers(path: Path, figures: dict[str, Any]) -> None:
 
 
 def read_analysis(name: str, path: Path) -> Analysis:
+    """A folder of vmoba analyze: analysis.json, selections.safetensors if there. Raises BadFile, OSError."""
     if not (path / "analysis.json").is_file():
         raise BadFile(f"{path} holds no analysis.json; give a folder that vmoba analyze wrote")
     figures = read_json(path / "analysis.json")
