@@ -150,7 +150,7 @@ Run setup_flops(CLI::App& command) {
       print(
           fmt::format("One forward of {} layers, {} heads of {}, FFN {}, {} text tokens;\n"
                       "products and sums counted apart. T: 10^12; paper: what it prints;\n"
-          "implied: the density its total stands for.\n\n",
+                      "implied: the density its total stands for.\n\n",
                       model.layers, model.heads, model.dim, model.ffn, model.text));
       print(table);
       print("\n");
