@@ -57,8 +57,8 @@ class Bounds {
   }
 
  private:
-  static constexpr double u = 0x1p-24, tiny = 0x1p-125;  // below tiny fp32 may flush to 0
-  static constexpr double overflow = 1e37, logit_overflow = 1e8;
+  static constexpr double u = 0x1p-24, tiny = 0x1p-125;             // below tiny fp32 may flush to 0
+  static constexpr double overflow = 1e37, loose = 30, none = 100;  // e^-100: no weight
 
   // What has been added to the gradients of a key/value head.
   struct KeySums {
@@ -78,8 +78,9 @@ class Bounds {
     const double *q, *dout, *out;
     double lse, dlse;
     std::vector<std::int64_t> keys;
-    std::vector<double> weight, logit_error;
+    std::vector<double> weight, logit, logit_error;
     double lse_error = 0;
+    double highest = 0;                   // the greatest logit is at least this
     bool over = false, out_over = false;  // logits, or weights times v, may overflow
     double n() const { return static_cast<double>(keys.size()); }
   };
@@ -127,6 +128,7 @@ class Bounds {
                 with_dlse_ ? dlse[i] : 0,
                 reference::attended_rows(p_, selection_, b, h, i),
                 {},
+                {},
                 {}};
         if (row.keys.empty()) continue;
         forward(row, k, v);
@@ -149,11 +151,17 @@ class Bounds {
   }
   double unscaled(double size) const { return scale_ > 0 && scale_ < 1 ? size / scale_ : size; }
 
+  // Whether key j may have a weight when the logits are moved by rounding and the greatest by `more`.
+  static bool may_count(const Row& row, std::size_t j, double more) {
+    return row.logit[j] + row.logit_error[j] + more > row.highest - none;
+  }
+
   void forward(Row& row, const std::vector<double>& k, const std::vector<double>& v) {
     const std::size_t count = row.keys.size();
     const double channels = static_cast<double>(dim_), n = row.n();
-    row.weight.resize(count), row.logit_error.resize(count);
+    row.weight.resize(count), row.logit.resize(count), row.logit_error.resize(count);
     double highest = -std::numeric_limits<double>::infinity(), q_size = 0, v_most = 0;
+    row.highest = highest;
     for (std::int64_t d = 0; d < dim_; ++d) q_size += std::abs(row.q[d]);
     for (std::size_t j = 0; j < count; ++j) {
       const double *key = &k[row.keys[j] * dim_], *value = &v[row.keys[j] * dim_];
@@ -164,21 +172,28 @@ class Bounds {
         k_size += std::abs(key[d]);
         if (std::isfinite(value[d])) v_most = std::max(v_most, std::abs(value[d]));
       }
-      row.over |= too_large(size) || (std::isfinite(size) && size * scale_ > logit_overflow);
-      row.weight[j] = p_.scale() * dot;
+      row.over |= too_large(size) || too_large(size * scale_);
+      row.logit[j] = p_.scale() * dot;
       row.logit_error[j] = (channels + 8) * u * size * scale_ + (q_size + k_size + channels) * tiny * scale_;
-      if (row.weight[j] > highest) highest = row.weight[j];
+      if (row.logit[j] > highest) highest = row.logit[j];
+      if (row.logit[j] - row.logit_error[j] > row.highest) row.highest = row.logit[j] - row.logit_error[j];
+    }
+    double moved = 0;  // by so much, of those that may be the greatest
+    for (std::size_t j = 0; j < count; ++j) {
+      if (may_count(row, j, 0) && row.logit_error[j] > moved) moved = row.logit_error[j];
     }
     // Weights are made from a reference that moves towards the highest logit.
     double weight_error = 0;
     std::vector<double> each(count);
     for (std::size_t j = 0; j < count; ++j) {
-      const double error = relative(row.logit_error[j] + 8 * u * std::abs(row.weight[j] - highest));
-      row.weight[j] = std::exp(row.weight[j] - row.lse);
+      const double error = relative(row.logit_error[j] + 8 * u * std::abs(row.logit[j] - highest));
+      row.weight[j] = std::exp(row.logit[j] - row.lse);
       row.lse_error += row.weight[j] * error + 4 * tiny;
       each[j] = row.weight[j] * (error + half_ + 2 * (n + 8) * u) + least_;
+      if (moved > loose) each[j] = may_count(row, j, 0) ? 1 + half_ : least_;
       weight_error += each[j];
     }
+    if (moved > loose) row.lse_error = moved + std::log(n);
     row.lse_error += (n + 8) * u + 2 * u * std::abs(row.lse);
     const std::int64_t at = place(row.b, row.row, row.head, p_.heads(), 1);
     lse.error[at] = row.lse_error;
@@ -219,8 +234,9 @@ class Bounds {
         v_size += std::abs(v[from + d]);
       }
       const double p = row.weight[j];
-      const double p_error =
-          p * (relative(row.logit_error[j] + 8 * u * std::abs(row.lse) + row.lse_error) + half_) + least_;
+      const double lse_moved = 8 * u * std::abs(row.lse) + row.lse_error;
+      double p_error = p * (relative(row.logit_error[j] + lse_moved) + half_) + least_;
+      if (lse_moved > loose) p_error = may_count(row, j, lse_moved) ? 1 + half_ : least_;
       const double inner = dp - (delta - row.dlse);
       const double inner_error = (channels + 4) * u * dp_size + delta_error + (v_size + dout_size + channels) * tiny +
                                  4 * u * (std::abs(dp) + std::abs(delta) + std::abs(row.dlse));

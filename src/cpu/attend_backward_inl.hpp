@@ -30,6 +30,30 @@ inline Matrix of_head(Matrix m, std::int64_t elements, const ItemShape& s) {
   return {static_cast<char*>(m.data) + elements * (s.dtype == DType::f32 ? 4 : 2), m.stride};
 }
 
+// What a row of a head starts from: its lse in log2 units, what rounding left of that, and delta - dlse.
+inline void begin_row(const BackwardItem& item, std::int64_t head, std::int64_t row, float product, float& lse,
+                      float& lse_rest, float& delta) {
+  const double exact = 1.4426950408889634 * static_cast<double>(item.lse[head * item.lse_head + row * item.lse_stride]);
+  lse = static_cast<float>(exact);
+  const float rest = static_cast<float>(exact - lse);
+  lse_rest = rest == rest ? rest : 0.0f;  // an infinite lse leaves no rest
+  delta = product - (item.dlse ? item.dlse[head * item.dlse_head + row * item.dlse_stride] : 0.0f);
+}
+
+// Gradients of padding text, by the items that do so.
+inline void clear_gradients_of_padding(const BackwardItem& item) {
+  const ItemShape& s = item.shape;
+  for (std::int64_t row = s.text_begin + s.text_valid; row < s.text_begin + (s.rows - s.tokens); ++row) {
+    for (std::int64_t head = 0; head < item.heads && item.first == 0; ++head) {
+      clear_row(row_of_output(of_head(item.dq, head * item.dq_head, s), s, row), s);
+    }
+    if (item.begins) {
+      clear_row(row_of_output(item.dk, s, row), s);
+      clear_row(row_of_output(item.dv, s, row), s);
+    }
+  }
+}
+
 // Where dq of a row is summed.
 inline float* dq_row(const Backward& f, std::int64_t head, std::int64_t at) {
   const BackwardItem& item = f.item;
@@ -55,8 +79,8 @@ inline void backward_group(Backward& f, const KeyTile& tile, Ahead& ahead, std::
     // time of a group, 45 -> 54 % of 1/density at 12 keys, 85 -> 91 % at 128).
     for (int d = 0; d < dim; d += 16) __builtin_prefetch(targets[i] + d, 1, 3);
     if (i < following) {
-      ask_for_row(q, s, item.first + list[rows + i]);
-      ask_for_row(dout, s, item.first + list[rows + i]);
+      ask_for_row<2>(q, s, item.first + list[rows + i]);
+      ask_for_row<2>(dout, s, item.first + list[rows + i]);
     }
   }
   for (int i = rows; i < rows + row_slack; ++i) targets[i] = f.nowhere;
@@ -78,7 +102,8 @@ inline void backward_group(Backward& f, const KeyTile& tile, Ahead& ahead, std::
     const std::int64_t at = head * n + list[i];
     const Vec lse = set(-f.lse[at]), rest = set(f.lse_rest[at]), delta = set(f.delta[at]);
     for (int j = 0; j < vectors; ++j) {
-      const Vec x = sub(fma(load(p + j * lanes), c, lse), rest);
+      // No weight is above 1: an fp32 lse of 1e9 may lie 32 below or above the greatest logit.
+      const Vec x = min(zero(), sub(fma(load(p + j * lanes), c, lse), rest));
       const Vec y = exp2(x);
       store(p + j * lanes, y);
       store(ds + j * lanes, mul(y, sub(load(ds + j * lanes), delta)));
@@ -135,14 +160,8 @@ inline void begin_rows(Backward& f) {
       float delta[lanes];
       with_element(s.dtype, [&](auto e) { store(delta, row_products(out, dout, s, item.first + i, rows, e)); });
       for (int j = 0; j < rows; ++j) {
-        const std::int64_t row = s.row(item.first + i + j);
-        const double lse =
-            1.4426950408889634 * static_cast<double>(item.lse[head * item.lse_head + row * item.lse_stride]);
-        const float rounded = static_cast<float>(lse), rest = static_cast<float>(lse - rounded);
-        f.lse[head * n + i + j] = rounded;
-        f.lse_rest[head * n + i + j] = rest == rest ? rest : 0.0f;  // an infinite lse leaves no rest
-        if (item.dlse) delta[j] -= item.dlse[head * item.dlse_head + row * item.dlse_stride];
-        f.delta[head * n + i + j] = delta[j];
+        const std::int64_t at = head * n + i + j;
+        begin_row(item, head, s.row(item.first + i + j), delta[j], f.lse[at], f.lse_rest[at], f.delta[at]);
         float* dq = dq_row(f, head, i + j);
         const std::int64_t floats = item.dq_sum ? f.width : s.dim;
         for (std::int64_t d = 0; d < floats; ++d) dq[d] = 0.0f;
@@ -262,13 +281,5 @@ void attend_backward(const BackwardItem& item) {
       }
     }
   }
-  for (std::int64_t row = s.text_begin + s.text_valid; row < s.text_begin + (s.rows - s.tokens); ++row) {
-    for (std::int64_t head = 0; head < item.heads && item.first == 0; ++head) {
-      clear_row(row_of_output(of_head(item.dq, head * item.dq_head, s), s, row), s);
-    }
-    if (item.begins) {
-      clear_row(row_of_output(item.dk, s, row), s);
-      clear_row(row_of_output(item.dv, s, row), s);
-    }
-  }
+  clear_gradients_of_padding(item);
 }

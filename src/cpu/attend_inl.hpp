@@ -6,10 +6,10 @@
 //                                                               asked for during the tile before
 //     for the item's rows that attend the block, in groups:     tile_rows
 //       s = q k^T        register tiles, a key panel (16 KB of D 128) stays in L1
-//       p = 2^(c s - m)  c = scale log2(e); turned, so that keys are rows and rows are lanes
+//       p = 2^(c (s - m))  c = scale log2(e); turned, so that keys are rows and rows are lanes
 //       out += p v       register tiles, straight into the fp32 rows of the item
 //
-// m is a reference, not always the maximum: it moves only when a score exceeds it by more than 8 (p <= 256), so most
+// m is a reference, not always the maximum: it moves only when a logit exceeds it by more than 8 (p <= 256), so most
 // tiles rescale nothing. A row's value depends on its own scores and the order of key tiles only. Must equal
 // reference::attend.
 
@@ -18,7 +18,7 @@ struct Forward {
   Scale scale;
   std::int64_t width;      // floats of a row of q and out: D rounded up to 16
   float *q, *out;          // [last - first, width]
-  float *reference, *sum;  // [last - first]
+  float *reference, *sum;  // [last - first]; a reference is a product q . k, not yet scaled
   float *k, *v;            // panels of the current tile
   float* scores;           // [tile_rows, score_stride]
   float* weights;          // [tile_keys, weight_stride]
@@ -29,7 +29,7 @@ struct Forward {
 inline void move_reference(Forward& f, std::int32_t at, float peak) {
   if (f.sum[at] != 0.0f) {
     float first[lanes];
-    const Vec factor = exp2(set(f.reference[at] - peak));
+    const Vec factor = exp2(set((f.reference[at] - peak) * f.scale.magnitude));
     store(first, factor);
     f.sum[at] *= first[0];
     float* row = f.out + at * f.width;
@@ -58,27 +58,27 @@ inline void softmax_rows(Forward& f, const KeyTile& tile, const std::int32_t* li
     }
     float reference[lanes] = {}, sum[lanes], peaks[lanes];
     for (int r = 0; r < there; ++r) reference[r] = f.reference[list[i + r]];
-    const Vec peak = max(set(lowest), mul(top, c));  // NaN stays
-    const unsigned stay = greater_equal(add(load(reference), set(8.0f)), peak);
+    const Vec peak = max(set(lowest), top);  // NaN stays
+    const unsigned stay = greater_equal(set(8.0f), mul(sub(peak, load(reference)), c));
     for (unsigned moved = ~stay & ((1u << there) - 1u); moved; moved &= moved - 1) {
       const int r = __builtin_ctz(moved);
       store(peaks, peak);
       move_reference(f, list[i + r], peaks[r]);
       reference[r] = peaks[r];
     }
-    const Vec m = sub(zero(), load(reference));
+    const Vec m = load(reference);
     Vec even = zero(), odd = zero();
     int k = 0;
     for (; k + 1 < tile.count; k += 2) {
       float *first = weights + k * weight_stride, *second = first + weight_stride;
-      const Vec p = exp2(fma(load(first), c, m)), q = exp2(fma(load(second), c, m));
+      const Vec p = exp2(mul(sub(load(first), m), c)), q = exp2(mul(sub(load(second), m), c));
       store(first, p);
       store(second, q);
       even = add(even, p);
       odd = add(odd, q);
     }
     if (k < tile.count) {
-      const Vec p = exp2(fma(load(weights + k * weight_stride), c, m));
+      const Vec p = exp2(mul(sub(load(weights + k * weight_stride), m), c));
       store(weights + k * weight_stride, p);
       even = add(even, p);
     }

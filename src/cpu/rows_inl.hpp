@@ -57,8 +57,10 @@ inline void clear_row(void* row, const ItemShape& s) {
   __builtin_memset(row, 0, static_cast<unsigned long>(s.dim) * (s.dtype == DType::f32 ? 4 : 2));
 }
 
-// Logits in log2 units are magnitude * (turned q . k): the scale is applied inside a fused multiply-add, so that it
-// rounds nothing, and its sign is folded into q, so that the largest product is the largest logit.
+// Logits in log2 units are magnitude * (turned q . k), and the sign of the scale is folded into q, so that the largest
+// product is the largest logit. A softmax subtracts its reference, a product as well, before it scales: the difference
+// of the greatest is 0 then, however large it is, while magnitude * product - round(magnitude * reference) is what the
+// rounding left, more than an exponential takes for logits beyond 1e9.
 struct Scale {
   float sign;       // 1 or -1
   float magnitude;  // |scale| log2(e)
@@ -145,10 +147,12 @@ inline KeyTile next_tile(const ItemShape& s, std::int64_t c, std::int64_t begin,
   return key_tile(s, c, begin, begin + length < keys ? begin + length : keys);
 }
 
+// Asks for a row: locality 3 into L1, 2 into L2.
+template <int locality>
 inline void ask_for_row(const Matrix& m, const ItemShape& s, std::int64_t index) {
   const char* row = static_cast<const char*>(row_of(m, s, index));
   const std::int64_t bytes = s.dim * (s.dtype == DType::f32 ? 4 : 2);
-  for (std::int64_t d = 0; d < bytes; d += 64) __builtin_prefetch(row + d, 0, 2);
+  for (std::int64_t d = 0; d < bytes; d += 64) __builtin_prefetch(row + d, 0, locality);
 }
 
 // Asks for the keys and values of the next tile while this one is worked on, a few rows after every panel: packing read
@@ -161,14 +165,9 @@ struct Ahead {
   int share;  // rows a step
   int next = 0;
   void step() {
-    const std::int64_t bytes = s.dim * (s.dtype == DType::f32 ? 4 : 2);
     for (int end = tile.count - next < share ? tile.count : next + share; next < end; ++next) {
-      const char* k_row = static_cast<const char*>(row_of(k, s, tile.index(next)));
-      const char* v_row = static_cast<const char*>(row_of(v, s, tile.index(next)));
-      for (std::int64_t d = 0; d < bytes; d += 64) {
-        __builtin_prefetch(k_row + d, 0, 3);
-        __builtin_prefetch(v_row + d, 0, 3);
-      }
+      ask_for_row<3>(k, s, tile.index(next));
+      ask_for_row<3>(v, s, tile.index(next));
     }
   }
 };
@@ -234,11 +233,12 @@ struct FlushSubnormals {
 #endif
 };
 
-// The end of a forward item: sums / total and the lse to every row, from its fp32 sums [rows, width], reference and
-// total [rows]; padding text cleared by the item that does so.
+// The end of a forward item: sums / total and the lse to every row, from its fp32 sums [rows, width], reference (a
+// product of turned q and k) and total [rows]; padding text cleared by the item that does so.
 inline void finish_rows(const AttendItem& item, float* sums, const float* reference, const float* total) {
   const ItemShape& s = item.shape;
   const std::int64_t n = item.last - item.first, width = padded(s.dim);
+  const double unit = scale_of(s).magnitude;  // rounded as in the weights, and so in attend_backward
   for (std::int64_t i = 0; i < n; ++i) {
     const std::int64_t row = s.row(item.first + i);
     const bool empty = reference[i] == -__builtin_inff();
@@ -249,7 +249,7 @@ inline void finish_rows(const AttendItem& item, float* sums, const float* refere
     for (std::int64_t d = 0; d < width; d += lanes) store(out + d, div(load(out + d), divisor));
     narrow_row(row_of_output(item.out, s, row), out, s, one);
     if (item.lse) {
-      const double natural = 0.6931471805599453 * (static_cast<double>(reference[i]) + __builtin_log2(sum));
+      const double natural = 0.6931471805599453 * (unit * static_cast<double>(reference[i]) + __builtin_log2(sum));
       item.lse[row * item.lse_stride] = empty ? -__builtin_inff() : static_cast<float>(natural);
     }
   }

@@ -66,7 +66,7 @@ struct Gradients {
       const float *from = s + (row + i) * score_width + column * 16,
                   *dp_from = dp + (row + i) * score_width + column * 16;
       for (int j = 0; j < n; ++j) {
-        const Vec w = weight(sub(fma(load(from + j * lanes), set(magnitude), minus[i]), rest[i]));
+        const Vec w = weight(min(zero(), sub(fma(load(from + j * lanes), set(magnitude), minus[i]), rest[i])));
         weights[i][j] = row + i < rows ? w : zero();
         slopes[i][j] = row + i < rows ? mul(w, sub(load(dp_from + j * lanes), shift[i])) : zero();
       }
@@ -209,14 +209,9 @@ inline void begin_rows_of_tiles(TileBackward& f, Tiles& tiles) {
       pack_keys(f.kt, out, s, {nullptr, item.first + i, rows}, f.spare);
       multiply<false>(tiles, f.dout, strip, rows, f.kt, steps, 1, f.s[0], score_width, nothing);
       for (int j = 0; j < rows; ++j) {
-        const std::int64_t row = s.row(item.first + i + j), at = head * n + i + j;
-        const double lse =
-            1.4426950408889634 * static_cast<double>(item.lse[head * item.lse_head + row * item.lse_stride]);
-        const float rounded = static_cast<float>(lse), rest = static_cast<float>(lse - rounded);
-        f.lse[at] = rounded;
-        f.lse_rest[at] = rest == rest ? rest : 0.0f;  // an infinite lse leaves no rest
-        f.delta[at] = f.s[0][j * score_width + j];
-        if (item.dlse) f.delta[at] -= item.dlse[head * item.dlse_head + row * item.dlse_stride];
+        const std::int64_t at = head * n + i + j;
+        const float product = f.s[0][j * score_width + j];
+        begin_row(item, head, s.row(item.first + i + j), product, f.lse[at], f.lse_rest[at], f.delta[at]);
       }
     }
   }
@@ -346,13 +341,5 @@ void attend_backward_with_tiles(const BackwardItem& item) {
       narrow_row(row_of_output(dq, s, s.row(item.first + i)), item.dq_sum + (head * n + i) * width, s, factor);
     }
   }
-  for (std::int64_t row = s.text_begin + s.text_valid; row < s.text_begin + (s.rows - s.tokens); ++row) {
-    for (std::int64_t head = 0; head < item.heads && item.first == 0; ++head) {
-      clear_row(row_of_output(of_head(item.dq, head * item.dq_head, s), s, row), s);
-    }
-    if (item.begins) {
-      clear_row(row_of_output(item.dk, s, row), s);
-      clear_row(row_of_output(item.dv, s, row), s);
-    }
-  }
+  clear_gradients_of_padding(item);
 }

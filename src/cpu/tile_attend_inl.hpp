@@ -5,7 +5,7 @@
 //     k, v -> panels of B                                                 L2, straight from the strided input
 //     for the item's rows that attend the block, in pairs of strips:      pair_rows
 //       s = q k^T        q rows gathered into strips of A
-//       p = 2^(c s - m)  rounded to bf16 into strips of A; sums take p unrounded
+//       p = 2^(c (s - m))  rounded to bf16 into strips of A; sums take p unrounded
 //       out = factor out + p v
 //
 // The steps of three pairs overlap: while tiles multiply q and k of one pair, vectors raise the pair before it to
@@ -20,7 +20,7 @@ struct TileForward {
   std::int64_t width, depth;   // D in whole 16s and 32s
   std::uint16_t* q;            // [last - first, depth], turned by the sign of the scale
   float* out;                  // [last - first, width]
-  float *reference, *sum;      // [last - first]
+  float *reference, *sum;      // [last - first]; a reference is a product, not yet scaled
   std::uint16_t *k, *v;        // panels of the current tile
   std::uint16_t* gathered[2];  // strips of A of a pair
   float* scores[2];            // [pair_rows, score_width]
@@ -39,20 +39,20 @@ struct Weights {
   int rows, count;
   float magnitude;
   int row, column;
-  Vec minus, total, top;
+  Vec subtrahend, total, top;
 
   void begin_row() {
     column = 0;
     total = zero();
     top = set(-__builtin_inff());
-    if (row < rows) minus = set(-reference[list[row]]);
+    if (row < rows) subtrahend = set(reference[list[row]]);
   }
   std::uint16_t* target() const { return p + row / 16 * (tile_keys / 32 * tile_size) + row % 16 * 32; }
   [[gnu::always_inline]] void raise_32() {
     constexpr int n = 32 / lanes;
     const float* s = scores + row * score_width + column;
     Vec x[n];
-    for (int i = 0; i < n; ++i) x[i] = fma(load(s + i * lanes), set(magnitude), minus);
+    for (int i = 0; i < n; ++i) x[i] = mul(sub(load(s + i * lanes), subtrahend), set(magnitude));
     if (column + 32 > count) {  // the mask last: scale may be 0
       for (int i = 0; i < n; ++i) x[i] = add(x[i], load(keep + i * lanes));
     }
@@ -72,12 +72,12 @@ struct Weights {
     for (int j = 0; j < last; j += lanes) greatest = max(greatest, load(s + j));
     for (int j = 0; j < 32; j += lanes) greatest = max(greatest, add(load(s + last + j), load(w.keep + j)));
     const std::int32_t at = w.list[w.row];
-    float peak = reduce_max(greatest) * w.magnitude;
+    float peak = reduce_max(greatest);
     if (peak < lowest) peak = lowest;
     float factor = 1.0f;
     if (w.sum[at] != 0.0f) {
       float first[lanes];
-      store(first, exp2(set(w.reference[at] - peak)));
+      store(first, exp2(set((w.reference[at] - peak) * w.magnitude)));
       factor = first[0];
     }
     w.reference[at] = peak;
