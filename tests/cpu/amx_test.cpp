@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "attend_cases.hpp"
 #include "cpu/amx_emulated.hpp"
 #if defined(VMOBA_TEST_SAPPHIRE)
 #include "cpu/amx_trap.hpp"
@@ -59,7 +60,7 @@ void run_tier(const cpu::Tier& tier, const Problem& p, const Selection* selectio
   if (tier.attend_backward) cpu::attend_backward(tier, p, selection, b, execution);
 }
 
-class AmxKernels : public testing::TestWithParam<Case> {
+class AmxKernels : public AttendCases, public testing::TestWithParam<Case> {
  protected:
   static std::string unavailable(std::string_view name) {
     for (const Backend& backend : backends()) {
@@ -82,35 +83,12 @@ class AmxKernels : public testing::TestWithParam<Case> {
   std::unique_ptr<Trap> trap_;
 #endif
   void run_it(const Problem& p, const Selection* selection, Tensors& t, const Execution& execution = {},
-              bool dlse = true) const {
+              bool dlse = true) const override {
     run_tier(GetParam().tier, p, selection, t, execution, dlse);
-  }
-  void expect_like_reference(const Problem& problem, const Selection* selection, Tensors& t, bool dlse = true) const {
-    run_it(problem, selection, t, {}, dlse);
-    EXPECT_EQ(check_results(problem, selection, t, dlse), "") << words(problem);
-    for (const Tensor* tensor : {&t.out, &t.lse, &t.dq, &t.dk, &t.dv}) EXPECT_TRUE(tensor->gaps_untouched());
   }
 };
 
-ProblemOptions in_bf16(ProblemOptions options) {
-  options.dtype = DType::bf16;
-  return options;
-}
-
-TEST_P(AmxKernels, RandomProblems) {
-  for (std::uint64_t seed = 0; seed < 60; ++seed) {
-    Rng rng(seed);
-    const Problem problem(in_bf16(random_options(rng, {.axis = 5})));
-    Tensors t = Tensors::random(problem, seed, rng.integer(0, 1) ? Layout::padded : Layout::contiguous);
-    if (rng.integer(0, 4) == 0) {
-      expect_like_reference(problem, nullptr, t, rng.integer(0, 1));
-    } else {
-      const Selection selection = random_selection(problem, rng, rng.integer(0, 10) * 10);
-      expect_like_reference(problem, &selection, t, rng.integer(0, 1));
-    }
-    if (HasFailure()) return;
-  }
-}
+TEST_P(AmxKernels, RandomProblems) { random_problems(DType::bf16); }
 
 TEST_P(AmxKernels, EveryWidth) {
   for (std::int64_t dim = 8; dim <= 256; dim += dim < 80 ? 8 : 24) {
@@ -155,47 +133,9 @@ TEST_P(AmxKernels, ManyRowsAndKeys) {
   expect_like_reference(problem, nullptr, t);
 }
 
-TEST_P(AmxKernels, TextInFrontAndRearWithPadding) {
-  for (const Text::At at : {Text::At::front, Text::At::rear}) {
-    for (const std::int64_t valid : {0, 1, 20, 33}) {
-      const Problem problem({.grid = {2, 4, 9},
-                             .block = {1, 3, 4},
-                             .batch = 2,
-                             .heads = 2,
-                             .dim = 32,
-                             .dtype = DType::bf16,
-                             .text = {.count = 33, .at = at, .valid = {valid, 7}}});
-      Rng rng(5);
-      const Selection selection = random_selection(problem, rng, 30);
-      Tensors t = Tensors::random(problem, 8);
-      for (std::int64_t b = 0; b < 2; ++b) {  // padding may hold anything, NaN too: nobody reads it
-        const Sample& s = problem.sample(b);
-        for (std::int64_t r = s.text_begin + s.text_valid; r < s.text_begin + 33; ++r) {
-          for (std::int64_t h = 0; h < 2; ++h) {
-            for (Tensor* tensor : {&t.q, &t.k, &t.v, &t.dout}) {
-              for (std::int64_t d = 0; d < 32; ++d) tensor->set(b, r, h, d, NAN);
-            }
-          }
-        }
-      }
-      expect_like_reference(problem, &selection, t);
-    }
-  }
-}
+TEST_P(AmxKernels, TextInFrontAndRearWithPadding) { text_in_front_and_rear_with_padding(DType::bf16); }
 
-// The sign of the scale turns the order of logits; 0 makes them all equal.
-TEST_P(AmxKernels, AnyScale) {
-  for (const double scale : {-0.7, 0.0, 1e-3, 3.0}) {
-    for (const std::int64_t dim : {24, 64}) {
-      const Problem problem(
-          {.grid = {3, 5, 7}, .block = {2, 5, 4}, .heads = 2, .dim = dim, .dtype = DType::bf16, .scale = scale});
-      Rng rng(9);
-      const Selection selection = random_selection(problem, rng, 50);
-      Tensors t = Tensors::random(problem, 10);
-      expect_like_reference(problem, &selection, t);
-    }
-  }
-}
+TEST_P(AmxKernels, AnyScale) { any_scale(DType::bf16, {24, 64}); }
 
 // One key: out is v, dv is dout, bit for bit, and dq and dk are exactly 0; infinities, NaN and zeros pass. Two keys:
 // the mean of two neighbours lies halfway and goes to the even one.
@@ -250,27 +190,12 @@ TEST_P(AmxKernels, BlockRows) {
   expect_like_reference(problem, &selection, t);
 }
 
-// Logits of +-100 nats, and the largest jumps of the running reference: from tile to tile up, and down.
 TEST_P(AmxKernels, Extremes) {
-  const Problem problem(
-      {.grid = {4, 6, 6}, .block = {2, 3, 6}, .heads = 2, .dim = 64, .dtype = DType::bf16, .scale = 1});
-  Rng rng(2);
-  const Selection selection = random_selection(problem, rng, 60);
-  Tensors t = Tensors::random(problem, 21);
-  t.q.fill([&](auto, auto, auto, auto) { return rng.normal() * 3; });
-  t.k.fill([&](auto, std::int64_t row, auto, auto) { return rng.normal() * (row % 5 == 0 ? 5 : 1.5); });
-  expect_like_reference(problem, &selection, t);
-  expect_like_reference(problem, nullptr, t);
-  for (const double slope : {2.0, -2.0}) {
-    const Problem steps({.grid = {1, 1, 400}, .block = vmoba::Run{40}, .dim = 8, .dtype = DType::bf16, .scale = 1});
-    Selection all(steps);
-    all.fill(true);
-    Tensors u = Tensors::random(steps, 22);
-    u.q.fill([](auto, auto, auto, std::int64_t d) { return d == 0 ? 1.0 : 0.0; });
-    u.k.fill([&](auto, std::int64_t row, auto, auto) { return slope * static_cast<double>(row / 40) * 10; });
-    expect_like_reference(steps, &all, u);
-  }
+  extremes(DType::bf16);
+  rising_and_falling_logits(DType::bf16);
 }
+
+TEST_P(AmxKernels, HugeLogits) { huge_logits(DType::bf16); }
 
 // Weights of columns beyond a tile's keys, whose scores are 0, would be 2^288 here.
 TEST_P(AmxKernels, AllLogitsFarBelowZero) {
@@ -285,18 +210,7 @@ TEST_P(AmxKernels, AllLogitsFarBelowZero) {
   expect_like_reference(problem, &all, t);
 }
 
-TEST_P(AmxKernels, EmptyRowsAndUnusedBlocks) {
-  const Problem problem({.grid = {2, 5, 7}, .block = {1, 5, 3}, .heads = 2, .dim = 24, .dtype = DType::bf16});
-  Selection selection(problem);
-  Tensors t = Tensors::random(problem, 31);
-  run_it(problem, &selection, t);
-  for (const Tensor* tensor : {&t.out, &t.dq, &t.dk, &t.dv}) {
-    for (const double x : tensor->doubles()) ASSERT_EQ(x, 0);
-  }
-  for (const double x : t.lse.doubles()) ASSERT_EQ(x, -std::numeric_limits<double>::infinity());
-  for (std::int64_t row = 0; row < 70; row += 3) selection.set(0, 1, row, 2);  // one block, one head, every third row
-  expect_like_reference(problem, &selection, t);
-}
+TEST_P(AmxKernels, EmptyRowsAndUnusedBlocks) { empty_rows_and_unused_blocks(DType::bf16); }
 
 // A NaN key reaches the rows that attend its block and no other; a NaN query its own row (and the gradients of keys),
 // although they share tiles with others.
@@ -331,18 +245,7 @@ TEST_P(AmxKernels, SameBitsForAnyThreads) {
                          .text = {.count = 40, .at = Text::At::front, .valid = {21}}});
   Rng rng(51);
   const Selection selection = random_selection(problem, rng, 15);
-  Tensors first = Tensors::random(problem, 52);
-  run_it(problem, &selection, first);
-  for (const std::int64_t threads : {2, 5}) {
-    ThreadPool pool(threads);
-    Tensors again = Tensors::random(problem, 52);
-    run_it(problem, &selection, again, pool.execution());
-    EXPECT_TRUE(first.out.same_bits(again.out)) << threads;
-    EXPECT_TRUE(first.lse.same_bits(again.lse)) << threads;
-    EXPECT_TRUE(first.dq.same_bits(again.dq)) << threads;
-    EXPECT_TRUE(first.dk.same_bits(again.dk)) << threads;
-    EXPECT_TRUE(first.dv.same_bits(again.dv)) << threads;
-  }
+  same_bits_for_any_threads(problem, &selection);
 }
 
 // The sums that items hand over, against reference: two pieces of a head.
@@ -367,29 +270,7 @@ TEST_P(AmxKernels, ABatchEqualsItsSamples) {
                          .dim = 40,
                          .dtype = DType::bf16,
                          .text = {.count = 5, .valid = {5, 2, 0}}});
-  Rng rng(71);
-  const Selection selection = random_selection(problem, rng);
-  Tensors all = Tensors::random(problem, 72);
-  run_it(problem, &selection, all);
-  for (std::int64_t b = 0; b < problem.batch(); ++b) {
-    const Problem one = only_sample(problem, b);
-    Selection part(one);
-    for (std::int64_t h = 0; h < problem.heads(); ++h) {
-      for (std::int64_t c = 0; c < part.blocks(0); ++c) {
-        std::copy_n(selection.words_of(b, h, c), part.shape(0).words(), part.words_of(0, h, c));
-      }
-    }
-    Tensors t = Tensors::zeros_of(one);
-    for (auto [to, from] :
-         {std::pair{&t.q, &all.q}, {&t.k, &all.k}, {&t.v, &all.v}, {&t.dout, &all.dout}, {&t.dlse, &all.dlse}}) {
-      *to = only_sample(problem, *from, b);
-    }
-    run_it(one, &part, t);
-    EXPECT_EQ(t.out.doubles(), only_sample(problem, all.out, b).doubles());
-    EXPECT_EQ(t.dq.doubles(), only_sample(problem, all.dq, b).doubles());
-    EXPECT_EQ(t.dk.doubles(), only_sample(problem, all.dk, b).doubles());
-    EXPECT_EQ(t.dv.doubles(), only_sample(problem, all.dv, b).doubles());
-  }
+  a_batch_equals_its_samples(problem);
 }
 
 #if defined(VMOBA_TEST_SAPPHIRE)

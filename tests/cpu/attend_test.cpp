@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "attend_cases.hpp"
 #include "check/compare.hpp"
 #include "check/problems.hpp"
 #include "check/tensors.hpp"
@@ -24,7 +25,7 @@ std::vector<std::string> tiers() {
   return names;
 }
 
-class Attend : public testing::TestWithParam<std::string> {
+class Attend : public AttendCases, public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
     for (const Backend& backend : backends()) {
@@ -35,28 +36,15 @@ class Attend : public testing::TestWithParam<std::string> {
   }
   Execution execution() const { return {.backend = GetParam()}; }
 
-  // Forward and backward within the error budget, and nothing written between the rows of strided outputs.
-  void expect_like_reference(const Problem& problem, const Selection* selection, Tensors& t, bool dlse = true) const {
-    run(problem, selection, t, execution(), dlse);
-    EXPECT_EQ(check_results(problem, selection, t, dlse), "") << words(problem);
-    for (const Tensor* tensor : {&t.out, &t.lse, &t.dq, &t.dk, &t.dv}) EXPECT_TRUE(tensor->gaps_untouched());
+  void run_it(const Problem& problem, const Selection* selection, Tensors& t, const Execution& how = {},
+              bool dlse = true) const override {
+    Execution named = how;
+    named.backend = GetParam();
+    run(problem, selection, t, named, dlse);
   }
 };
 
-TEST_P(Attend, RandomProblems) {
-  for (std::uint64_t seed = 0; seed < 60; ++seed) {
-    Rng rng(seed);
-    const Problem problem(random_options(rng, {.axis = 5}));
-    Tensors t = Tensors::random(problem, seed, rng.integer(0, 1) ? Layout::padded : Layout::contiguous);
-    if (rng.integer(0, 4) == 0) {
-      expect_like_reference(problem, nullptr, t, rng.integer(0, 1));
-    } else {
-      const Selection selection = random_selection(problem, rng, rng.integer(0, 10) * 10);
-      expect_like_reference(problem, &selection, t, rng.integer(0, 1));
-    }
-    if (HasFailure()) return;
-  }
-}
+TEST_P(Attend, RandomProblems) { random_problems({}); }
 
 // Whole vectors, parts of vectors and odd numbers of vectors on every tier.
 TEST_P(Attend, EveryWidthInEveryDtype) {
@@ -88,45 +76,9 @@ TEST_P(Attend, TileEdges) {
   }
 }
 
-TEST_P(Attend, TextInFrontAndRearWithPadding) {
-  for (const Text::At at : {Text::At::front, Text::At::rear}) {
-    for (const std::int64_t valid : {0, 1, 20, 33}) {
-      const Problem problem({.grid = {2, 4, 9},
-                             .block = {1, 3, 4},
-                             .batch = 2,
-                             .heads = 2,
-                             .dim = 32,
-                             .text = {.count = 33, .at = at, .valid = {valid, 7}}});
-      Rng rng(5);
-      const Selection selection = random_selection(problem, rng, 30);
-      Tensors t = Tensors::random(problem, 8);
-      // Padding may hold anything, NaN too: nobody reads it.
-      for (std::int64_t b = 0; b < 2; ++b) {
-        const Sample& s = problem.sample(b);
-        for (std::int64_t r = s.text_begin + s.text_valid; r < s.text_begin + 33; ++r) {
-          for (std::int64_t h = 0; h < 2; ++h) {
-            for (Tensor* tensor : {&t.q, &t.k, &t.v, &t.dout}) {
-              for (std::int64_t d = 0; d < 32; ++d) tensor->set(b, r, h, d, NAN);
-            }
-          }
-        }
-      }
-      expect_like_reference(problem, &selection, t);
-      expect_like_reference(problem, nullptr, t);
-    }
-  }
-}
+TEST_P(Attend, TextInFrontAndRearWithPadding) { text_in_front_and_rear_with_padding(DType::f32); }
 
-// The sign of the scale turns the order of logits; 0 makes them all equal.
-TEST_P(Attend, AnyScale) {
-  for (const double scale : {-0.7, 0.0, 1e-3, 3.0}) {
-    const Problem problem({.grid = {3, 5, 7}, .block = {2, 5, 4}, .heads = 2, .dim = 24, .scale = scale});
-    Rng rng(9);
-    const Selection selection = random_selection(problem, rng, 50);
-    Tensors t = Tensors::random(problem, 10);
-    expect_like_reference(problem, &selection, t);
-  }
-}
+TEST_P(Attend, AnyScale) { any_scale(DType::f32, {24}); }
 
 // One key: out is v, dv is dout, bit for bit, through widening and rounding. Values on the grid of ties of a sum of two
 // keys: the mean of two neighbours lies halfway and goes to the even one; infinities, NaN, zeros and subnormals pass.
@@ -188,45 +140,23 @@ TEST_P(Attend, BlockRows) {
 // computation as in the tiers: fp32 rounds such logits off by 1e-5. (The fp32 lse by itself, with everything else in
 // double, costs 1.5e-5.)
 TEST_P(Attend, Extremes) {
+  extremes(DType::f32);
   const Problem problem({.grid = {4, 6, 6}, .block = {2, 3, 6}, .heads = 2, .dim = 64, .scale = 1});
   Rng rng(2);
   const Selection selection = random_selection(problem, rng, 60);
   Tensors t = Tensors::random(problem, 21);
-  t.q.fill([&](auto, auto, auto, auto) { return rng.normal() * 3; });
-  t.k.fill([&](auto, std::int64_t row, auto, auto) { return rng.normal() * (row % 5 == 0 ? 5 : 1.5); });
-  for (const Selection* s : {&selection, static_cast<const Selection*>(nullptr)}) {
-    expect_like_reference(problem, s, t);
-  }
   for (Tensor* tensor : {&t.q, &t.k}) tensor->fill([](auto...) { return 0.0; });
   expect_like_reference(problem, &selection, t);
 }
 
-// One shared key moves through the largest jumps of the running reference: 2^-126 .. 2^126 from tile to tile.
-TEST_P(Attend, RisingAndFallingLogits) {
-  for (const double slope : {2.0, -2.0}) {
-    const Problem problem({.grid = {1, 1, 400}, .block = vmoba::Run{40}, .dim = 8, .scale = 1});
-    Selection selection(problem);
-    selection.fill(true);
-    Tensors t = Tensors::random(problem, 22);
-    t.q.fill([](auto, auto, auto, std::int64_t d) { return d == 0 ? 1.0 : 0.0; });
-    t.k.fill([&](auto, std::int64_t row, auto, auto) { return slope * static_cast<double>(row / 40) * 10; });
-    expect_like_reference(problem, &selection, t);
-  }
+TEST_P(Attend, RisingAndFallingLogits) { rising_and_falling_logits(DType::f32); }
+
+TEST_P(Attend, HugeLogits) {
+  for (const DType dtype : {DType::f32, DType::bf16}) huge_logits(dtype);
 }
 
 TEST_P(Attend, EmptyRowsAndUnusedBlocks) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
-    const Problem problem({.grid = {2, 5, 7}, .block = {1, 5, 3}, .heads = 2, .dim = 24, .dtype = dtype});
-    Selection selection(problem);
-    Tensors t = Tensors::random(problem, 31);
-    run(problem, &selection, t, execution());
-    for (const Tensor* tensor : {&t.out, &t.dq, &t.dk, &t.dv}) {
-      for (const double x : tensor->doubles()) ASSERT_EQ(x, 0);
-    }
-    for (const double x : t.lse.doubles()) ASSERT_EQ(x, -std::numeric_limits<double>::infinity());
-    for (std::int64_t row = 0; row < 70; row += 3) selection.set(0, 1, row, 2);  // one block, one head, every third row
-    expect_like_reference(problem, &selection, t);
-  }
+  for (const DType dtype : {DType::f32, DType::bf16}) empty_rows_and_unused_blocks(dtype);
 }
 
 // Heads that keep everything run as dense ones do, to the bit; their neighbours do not.
@@ -275,7 +205,6 @@ TEST_P(Attend, NanStaysWhereReferenceHasIt) {
   }
 }
 
-// Few heads and many rows, so that rows are cut into pieces and backward items take turns.
 TEST_P(Attend, SameBitsForAnyThreads) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     for (const bool dense : {false, true}) {
@@ -288,18 +217,7 @@ TEST_P(Attend, SameBitsForAnyThreads) {
                              .text = {.count = 40, .at = Text::At::front, .valid = {21}}});
       Rng rng(51);
       const Selection selection = random_selection(problem, rng, 20);
-      Tensors first = Tensors::random(problem, 52);
-      run(problem, dense ? nullptr : &selection, first, execution());
-      for (const std::int64_t threads : {1, 2, 5, 5}) {
-        ThreadPool pool(threads);
-        Tensors again = Tensors::random(problem, 52);
-        run(problem, dense ? nullptr : &selection, again, pool.execution(GetParam()));
-        EXPECT_TRUE(first.out.same_bits(again.out)) << threads;
-        EXPECT_TRUE(first.lse.same_bits(again.lse)) << threads;
-        EXPECT_TRUE(first.dq.same_bits(again.dq)) << threads;
-        EXPECT_TRUE(first.dk.same_bits(again.dk)) << threads;
-        EXPECT_TRUE(first.dv.same_bits(again.dv)) << threads;
-      }
+      same_bits_for_any_threads(problem, dense ? nullptr : &selection);
     }
   }
 }
@@ -329,33 +247,7 @@ TEST_P(Attend, ABatchEqualsItsSamples) {
                         .dim = 40,
                         .text = {.count = 5, .valid = {5, 2, 0}}});
   const Problem uniform({.grid = {3, 7, 5}, .block = {2, 3, 4}, .batch = 3, .heads = 2, .dim = 40});
-  for (const Problem& problem : {packed, uniform}) {
-    Rng rng(71);
-    const Selection selection = random_selection(problem, rng);
-    Tensors all = Tensors::random(problem, 72);
-    ThreadPool pool(2);
-    run(problem, &selection, all, pool.execution(GetParam()));
-    for (std::int64_t b = 0; b < problem.batch(); ++b) {
-      const Problem one = only_sample(problem, b);
-      Selection part(one);
-      for (std::int64_t h = 0; h < problem.heads(); ++h) {
-        for (std::int64_t c = 0; c < part.blocks(0); ++c) {
-          std::copy_n(selection.words_of(b, h, c), part.shape(0).words(), part.words_of(0, h, c));
-        }
-      }
-      Tensors t = Tensors::zeros_of(one);
-      for (auto [to, from] :
-           {std::pair{&t.q, &all.q}, {&t.k, &all.k}, {&t.v, &all.v}, {&t.dout, &all.dout}, {&t.dlse, &all.dlse}}) {
-        *to = only_sample(problem, *from, b);
-      }
-      run(one, &part, t, execution());
-      EXPECT_EQ(t.out.doubles(), only_sample(problem, all.out, b).doubles());
-      EXPECT_EQ(t.lse.doubles(), only_sample(problem, all.lse, b).doubles());
-      EXPECT_EQ(t.dq.doubles(), only_sample(problem, all.dq, b).doubles());
-      EXPECT_EQ(t.dk.doubles(), only_sample(problem, all.dk, b).doubles());
-      EXPECT_EQ(t.dv.doubles(), only_sample(problem, all.dv, b).doubles());
-    }
-  }
+  for (const Problem& problem : {packed, uniform}) a_batch_equals_its_samples(problem);
 }
 
 TEST_P(Attend, RefusesInWords) {
