@@ -4,8 +4,10 @@
 // error of a single row is luck, and rows 1e20 times as large as the others would hide the others.
 //
 // Sums are fp32 in any order: n u sum |a b|. Softmax weights and ds may be rounded to the dtype once, as the naive
-// computation rounds them; logits may not. What fp32 cannot hold is free: beyond 1e37 anything may follow. So are
-// logits beyond 1e8: what rounding leaves of them, and of an fp32 lse, is then larger than the range of an exponential.
+// computation rounds them; logits may not. What fp32 cannot hold is free: beyond 1e37 anything may follow. Where
+// rounding moves logits, or an fp32 lse, by more than `loose` nats (gradients: from an lse of 6e7 on; else from logits
+// of 5e8 / (D + 8) on), the weight of every key that may be the greatest is between 0 and 1, and no more is known of
+// it.
 #pragma once
 
 #include <algorithm>
