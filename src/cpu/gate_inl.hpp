@@ -1,21 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gate kernels over the tier's vector type; gate_item.hpp has their contracts.
-// Included by the tier files after vec.hpp, inside their anonymous namespace.
+// Gate kernels over the tier's vector type; gate_item.hpp has their contracts. Included by the tier files after
+// vec.hpp, inside their anonymous namespace.
 //
-// Gates are a plain product, [64 rows, D] x [D, N] (gates of spec section 2): a
-// register tile of 4 or 8 rows by 1 to 4 strips walks D in order, one fused
-// multiply-add a step, so a gate has the same bits wherever in a tile it is
-// made. A panel is D x 16 floats (8 KB at D = 128); 4 panels stay in L1 while
-// the 64 rows pass.
+// Gates are a plain product, [64 rows, D] x [D, N] (gates of spec section 2): a register tile of 2 to 8 rows by 1 to 4
+// strips walks D in order, one fused multiply-add a step, so a gate has the same bits wherever in a tile it is made. A
+// panel is D x 16 floats (8 KB at D = 128); 4 panels stay in L1 while the 64 rows pass.
 
 #include "cpu/gate_vec.hpp"
 
 constexpr int gate_vectors = static_cast<int>(gate_strip) / lanes;  // of a strip
 
-// Adds `Rows` rows to sums[0..dim rounded down to vectors), while the next
-// ones, often a jump away, are asked for. Whole rows, so that the lines of a
-// row come one after another: vector by vector a mean of 128 cost three times
-// as much.
+// Adds `Rows` rows to sums[0..dim rounded down to vectors), while the next ones, often a jump away, are asked for.
+// Whole rows, so that the lines of a row come one after another.
 template <int Rows, class Type, class Element>
 inline void gate_add_rows(const Element* const* rows, const Element* const* next, std::int64_t dim, double* sums,
                           Type type) {
@@ -29,8 +25,7 @@ inline void gate_add_rows(const Element* const* rows, const Element* const* next
   }
 }
 
-// fp64 sums keep the mean within one rounding of exact, whatever the size of
-// the block.
+// fp64 sums keep the mean within one rounding of exact, whatever the size of the block.
 template <class Type, class Element>
 inline void gate_mean_of(const Element* k, std::int64_t token_stride, const std::int32_t* rows, std::int64_t count,
                          std::int64_t dim, double* sums, float* mean, Type type) {
@@ -73,8 +68,7 @@ void gate_mean(const void* k, int dtype, std::int64_t token_stride, const std::i
   }
 }
 
-// Rows x Strips gates: q[i] are fp32 rows, panels [Strips][D][16], out
-// [Strips][64][16] from this tile's first row.
+// Rows x Strips gates: q[i] are fp32 rows, panels [Strips][D][16], out [Strips][64][16] from this tile's first row.
 template <int Rows, int Strips>
 inline void gate_product(const float* const* q, const float* panels, std::int64_t dim, float* out) {
   constexpr int vectors = Strips * gate_vectors;
@@ -117,8 +111,7 @@ inline void gate_some_rows(const float* const* q, const GateTile& tile, std::int
                              tile.gates + (strip * gate_rows + row) * gate_strip);
 }
 
-// Rows of a tile in steps of `Rows`, the last few in steps of 4; the last of
-// those may make rows that nobody reads.
+// Rows of a tile in steps of `Rows`, the last few in steps of 4; the last of those may make rows that nobody reads.
 template <int Rows, int Strips>
 inline void gate_rows_by_strips(const float* const* q, const GateTile& tile, std::int64_t strip) {
   constexpr int few = Rows < 4 ? Rows : 4;
@@ -263,8 +256,7 @@ void gate_turn(const GateQueries& queries) {
   }
 }
 
-// One halving of the cuts of a group of rows: whether what lies above `middle`
-// is enough. Four sums side by side.
+// One halving of the cuts of a group of rows: whether what lies above `middle` is enough. Four sums side by side.
 template <bool ByCount>
 inline Vec gate_above(const float* turned, std::int64_t blocks, Vec middle, Vec least) {
   constexpr std::int64_t apart = 4;
@@ -283,9 +275,8 @@ inline Vec gate_above(const float* turned, std::int64_t blocks, Vec middle, Vec 
   return add(add(sums[0], sums[1]), add(sums[2], sums[3]));
 }
 
-// Halves the range of gates, each time keeping the half in which a row's budget
-// is met, until it holds about a gate. The sums that steer it are fp32: they
-// only have to land near, the caller checks with exact ones.
+// Halves the range of gates, each time keeping the half in which a row's budget is met, until it holds about a gate.
+// The sums that steer it are fp32: they only have to land near, the caller checks with exact ones.
 std::int64_t gate_bracket(const GateQueries& queries) {
   std::int64_t found = 0, halvings = 2;
   while (halvings < 10 && queries.blocks >> (halvings - 1) != 0) ++halvings;

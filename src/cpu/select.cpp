@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// select of the cpu backend: block means, then group after group by scope, then
-// floors and caps.
+// select of the cpu backend: block means, then group after group by scope, then floors and caps.
 #include "cpu/select.hpp"
 
 #include <variant>
@@ -39,9 +38,8 @@ void fill_means(const SampleGates& sample, const Runner& runner) {
   });
 }
 
-// Runs body(item, runner, slot): items side by side while there are enough of
-// them for every worker (slot: the worker), then the rest one after another
-// with the workers inside each (slot: the number of workers).
+// Runs body(item, runner, slot): items side by side while there are enough of them for every worker (slot: the worker),
+// then the rest one after another with the workers inside each (slot: the number of workers).
 template <class Body>
 void share_out(std::int64_t items, const Runner& runner, const Body& body) {
   const std::int64_t together = items / runner.workers() * runner.workers();

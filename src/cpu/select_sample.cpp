@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gates of one sample, tile by tile, and the budget that follows from a group's
-// totals.
+// Gates of one sample, tile by tile, and the budget that follows from a group's totals.
 #include "cpu/select_sample.hpp"
 
 #include <cmath>
@@ -16,8 +15,8 @@ SampleGates::SampleGates(const Problem& problem, const GateKernels& kernels, con
   blocks = partition.blocks();
   strips = (blocks + gate_strip - 1) / gate_strip;
   tiles = (tokens + gate_rows - 1) / gate_rows;
-  // At most 64 chunks, so that what is kept per chunk stays small; at least 512
-  // rows, so that a chunk is worth a switch.
+  // At most 64 chunks, so that what is kept per chunk stays small; at least 512 rows, so that a chunk is worth a
+  // switch.
   chunk_tiles = std::max<std::int64_t>(8, (tiles + 63) / 64);
   chunks = (tiles + chunk_tiles - 1) / chunk_tiles;
   own = partition.labels().data();

@@ -109,7 +109,7 @@ struct SampleGates {
   std::int64_t end_tile(std::int64_t chunk) const { return std::min(tiles, (chunk + 1) * chunk_tiles); }
 
   // Fills the column of a block in panels[g0, g0 + mean_heads), whose heads are read together where they lie side by
-  // side: half as many jumps from row to row, and longer reads. sums and mean: [mean_heads][D] scratch.
+  // side: fewer jumps from row to row, and longer reads. sums and mean: [mean_heads][D] scratch.
   static constexpr std::int64_t mean_heads = 4;
   void means(std::int64_t block, std::int64_t g0, double* sums, float* mean) const;
   // Gates of 1..64 rows of head h against strips [strip, strip + count).
