@@ -204,6 +204,7 @@ def test_plots_need_a_file_of_their_own(refused, tmp_path):
         (["--preset", "more than one"], ["--suite", "sweeps", "--preset", "paper-93x576x1024,paper-81x480x832"]),
         (["--only"], ["--suite", "sweeps", "--only", "tokens"]),
         (["--plots"], ["--plots", "--out", "x.json"]),
+        (["--data", "zeros"], ["--suite", "sweeps", "--data", "zeros"]),
     ],
 )
 def test_sweeps_refuse(refused, words, arguments):

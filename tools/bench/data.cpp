@@ -46,8 +46,15 @@ at::Tensor clip_field(const std::string& path, const Grid& grid) {
 
 }  // namespace
 
+void check_kind_of_data(const std::string& kind) {
+  if (kind == "random" || kind == "smooth" || kind == "rendered" || (kind.starts_with("clip:") && kind.size() > 5))
+    return;
+  throw_argument("--data", kind, "is no kind of data known here", "use random, smooth, rendered or clip:FILE");
+}
+
 Inputs make_inputs(const std::string& kind, const Grid& grid, std::int64_t heads, std::int64_t dim,
                    std::uint64_t seed) {
+  check_kind_of_data(kind);
   torch::Generator random = at::detail::createCPUGenerator(seed);
   const std::int64_t tokens = grid.tokens(), width = heads * dim;
   const auto normal = [&] { return torch::randn({1, tokens, heads, dim}, random); };
@@ -57,10 +64,8 @@ Inputs make_inputs(const std::string& kind, const Grid& grid, std::int64_t heads
     field = smooth_field(grid, random);
   } else if (kind == "rendered") {
     field = latents_of(dit::render_clip(seed, 4 * (grid.t - 1) + 1, 8 * grid.y, 8 * grid.x).rgb, grid);
-  } else if (kind.rfind("clip:", 0) == 0 && kind.size() > 5) {
-    field = clip_field(kind.substr(5), grid);
   } else {
-    throw_argument("--data", kind, "is no kind of data known here", "use random, smooth, rendered or clip:FILE");
+    field = clip_field(kind.substr(5), grid);
   }
   field = field.reshape({channels, tokens}).t();                      // [S, 16]
   field = field / field.pow(2).mean(0, true).sqrt().clamp_min(1e-3);  // every channel counts the same

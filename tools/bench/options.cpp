@@ -8,6 +8,7 @@
 #include <array>
 #include <cmath>
 
+#include "tools/bench/data.hpp"
 #include "tools/parse.hpp"
 #include "vmoba/backend.hpp"
 #include "vmoba/error.hpp"
@@ -190,6 +191,7 @@ std::vector<NamedCase> cases_of(const BenchOptions& options) {
       for (const std::int64_t dim : dims)
         for (const DType dtype : dtypes)
           for (const std::string& kind : split(options.data)) {
+            check_kind_of_data(kind);
             NamedCase named{name};
             BenchCase& one = named.bench;
             one.data = kind;
