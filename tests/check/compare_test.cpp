@@ -34,6 +34,26 @@ TEST(Budget, SeesAWrongElement) {
   refused(&Tensors::dv, 1e38);
 }
 
+// What f16 cannot hold is infinite in it, where the truth in double is not.
+TEST(Budget, KnowsTheRangeOfF16) {
+  const Problem p({.grid = {1, 1, 2}, .block = {1, 1, 1}, .dim = 8, .dtype = DType::f16});
+  Tensors t = Tensors::random(p, 1);
+  run(p, nullptr, t, reference_only);
+  Tensor actual = t.out;
+  Tensors exact = truth(p, nullptr, t, false);
+  const double infinity = std::numeric_limits<double>::infinity();
+  const auto special = [&](double stored, double value) {
+    actual.set(0, 0, 0, 3, stored);
+    exact.out.set(0, 0, 0, 3, value);
+    return difference(actual, exact.out).special;
+  };
+  EXPECT_EQ(special(infinity, 7e4), 0);
+  EXPECT_EQ(special(-infinity, -65400), 0);
+  EXPECT_EQ(special(-infinity, 7e4), 1);
+  EXPECT_EQ(special(infinity, 6e4), 1);
+  EXPECT_EQ(special(std::numeric_limits<double>::quiet_NaN(), 7e4), 1);
+}
+
 // The rows of an error are of one size: what one row is expected to err by is what thousands measure.
 TEST(Budget, ExpectsWhatManyRowsMeasure) {
   const Problem p({.grid = {4, 8, 12}, .block = {2, 4, 6}, .heads = 4, .kv_heads = 2, .dim = 32});
