@@ -70,8 +70,8 @@ def test_info(vmoba, told):
     table = text.stdout.split("\npreset ")[1].splitlines()[1:]
     assert len(table) == len(info["presets"]) and all(len(row) <= 80 for row in table)
     for row, preset in zip(table, info["presets"]):
-        name, grid, tokens, *blocks, policy = row.split()
-        assert (name, int(tokens)) == (preset["name"], preset["tokens"]) and len(blocks) == 3
+        name, grid, *blocks, policy = row.split()
+        assert (name, grid) == (preset["name"], "x".join(map(str, preset["grid"]))) and len(blocks) == 3
         for layer, block in enumerate(blocks):
             by_name = told("explain", "--preset", name, "--layer", layer)
             spelled = told("explain", "--grid", grid, "--block", block, "--policy", policy)
