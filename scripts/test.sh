@@ -95,7 +95,7 @@ for stage in $stages; do
           target=build-fuzz/fuzz/$name
           mkdir -p "$log/$name"
           (
-            "$target" -seed="$FUZZ_SEED" -max_total_time="$FUZZ_SECONDS" -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 "$log/$name" "build-fuzz/fuzz/corpus/${name#fuzz_}" \
+            "$target" -artifact_prefix="build-fuzz/$name-" -seed="$FUZZ_SEED" -max_total_time="$FUZZ_SECONDS" -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 "$log/$name" "build-fuzz/fuzz/corpus/${name#fuzz_}" \
               >"$log/$name.log" 2>&1
             echo $? >"$log/$name.rc"
           ) &
