@@ -8,8 +8,10 @@
 //   resolve  a histogram of the list finds the bin of the cut, a sort of that bin the cut itself
 //
 // What the rows drawn say is only trusted to save work. The budget comes from the sums of the sweep, and whether the
-// cut lies in the bracket is checked with exact numbers; if not, a wider bracket is swept once more. What then is left
-// (a value that very many pairs share, gates that are not finite) goes to select_exact.
+// cut lies in the bracket is checked with exact numbers; if not, a wider bracket is swept once more, of the side where
+// the cut must be. Rows that vary together make wide brackets: where the list of one would be too long, a sweep counts
+// its pairs bin by bin first, and the bin of the cut is the bracket of the next. What then is left (a value that very
+// many pairs share, gates that are not finite) goes to select_exact.
 #include <numeric>
 
 #include "cpu/select_bracket_parts.hpp"
@@ -115,15 +117,36 @@ std::vector<std::int64_t> BracketSolver::solve(std::int64_t h0, Selection& selec
     total(groups, std::min(most_parts, heads_ * drawn_tiles_), &Group::drawn);
     if (!keep_finite(&Group::drawn)) return left;
   }
+  const auto set_budget = [&](Group& group) {
+    group.budget = budget_of(sample_.problem->policy(), group.totals.own_finite, sample_.blocks, group.totals);
+  };
+  const auto note_miss = [](Group& group) {
+    const bool higher = group.budget.reached(group.above, group.budget.weight(group.above, group.above_sum));
+    (higher ? group.floor : group.ceiling) = higher ? group.hi : group.lo;
+    group.open = true;
+    group.crowded = false;
+  };
   for (const double errors : {4.5, 16.0}) {
     if (!small_) find_brackets(groups, errors, runner);
-    if (!sweep(h0, groups, selection, runner) || !keep_finite(&Group::totals)) return left;
+    if (groups[0].crowded || !sweep(h0, groups, selection, runner)) {
+      if (by_column_) return left;
+      count(h0, groups, selection, runner);
+      if (!keep_finite(&Group::totals)) return left;
+      set_budget(groups[0]);
+      if (!narrow(groups[0])) {
+        note_miss(groups[0]);
+        continue;
+      }
+      if (groups[0].exact || !sweep(h0, groups, selection, runner)) return left;
+    }
+    if (!keep_finite(&Group::totals)) return left;
     tally(groups, sample_.chunks);
     bool missed = false;
     for (Group& group : groups) {
       if (group.exact) continue;
-      group.budget = budget_of(sample_.problem->policy(), group.totals.own_finite, sample_.blocks, group.totals);
+      set_budget(group);
       group.open = !locate(group);
+      if (group.open) note_miss(group);
       missed |= group.open;
     }
     if (!missed) break;
@@ -159,12 +182,15 @@ BracketSolver::Bytes BracketSolver::bytes(const SampleGates& sample, std::int64_
   const auto per_group =
       static_cast<std::int64_t>(sizeof(Group)) +
       list_bins(by_column && !is_small(sample, heads, by_column)) * static_cast<std::int64_t>(sizeof(Histogram::Bin));
-  return {.kept = (tiles * gate_rows * columns + 2 * columns) * 4 + workers * Worker::bytes(sample.problem->dim()) +
-                  parts * (columns * Sums::bytes_a_column + static_cast<std::int64_t>(sizeof(Sums) + sizeof(Inside))) +
-                  3 * listed * 8 + 2 * heads * sample.tiles * 8,
-          .call = 4 * close * static_cast<std::int64_t>(sizeof(Pair)) + groups * per_group +
-                  workers * (4 * 16384 * 2 + list_bins(by_column && !is_small(sample, heads, by_column)) * 16 +
-                             (by_column ? tiles * gate_rows * (gate_strip + 1) * 4 : 0))};
+  return {
+      .kept = (tiles * gate_rows * columns + 2 * columns) * 4 + workers * Worker::bytes(sample.problem->dim()) +
+              parts * (columns * Sums::bytes_a_column + static_cast<std::int64_t>(sizeof(Sums) + sizeof(Inside))) +
+              3 * listed * 8 + 2 * heads * sample.tiles * 8,
+      .call =
+          4 * close * static_cast<std::int64_t>(sizeof(Pair)) + groups * per_group +
+          (by_column ? 0 : (sample.chunks + 1) * list_bins(false) * static_cast<std::int64_t>(sizeof(Histogram::Bin))) +
+          workers * (4 * 16384 * 2 + list_bins(by_column && !is_small(sample, heads, by_column)) * 16 +
+                     (by_column ? tiles * gate_rows * (gate_strip + 1) * 4 : 0))};
 }
 
 }  // namespace vmoba::cpu

@@ -10,6 +10,8 @@
 
 namespace vmoba::cpu {
 
+struct Histogram;
+
 // A solver and its memory, for one head after another (heads = 1) or for all heads of a sample at once. by_column:
 // every block is a group of its own (scope block); else all pairs of the heads are one group.
 class BracketSolver {
@@ -52,7 +54,10 @@ class BracketSolver {
   void bracket_all(std::vector<Group>& groups, double errors, const Runner& runner);
   void find_brackets(std::vector<Group>& groups, double errors, const Runner& runner);
   void emit(const float* gates, std::int64_t strip, std::int64_t rows, Sums& sums, Inside& list, Worker& worker) const;
-  bool sweep(std::int64_t h0, std::vector<Group>& groups, Selection& selection, const Runner& runner);
+  bool sweep(std::int64_t h0, std::vector<Group>& groups, Selection& selection, const Runner& runner,
+             Histogram* counted = nullptr);
+  void count(std::int64_t h0, std::vector<Group>& groups, Selection& selection, const Runner& runner);
+  bool narrow(Group& group) const;
   bool locate(Group& group) const;
   void resolve(std::int64_t h0, std::vector<Group>& groups, Selection& selection, const Runner& runner);
   static bool is_small(const SampleGates& sample, std::int64_t heads, bool by_column);

@@ -234,7 +234,7 @@ bool BracketSolver::bracket(Group& group, std::span<const float> column, double 
     const auto count = static_cast<double>(list.bins[i].count);
     n += count;
     sum += list.bins[i].sum;
-    inside += count;
+    inside += list.edge(i) < group.ceiling && list.edge(i + 1) > group.floor ? count : 0;
     if (std::max(near.excess(n, sum), far.excess(n, sum)) <= -margin) {
       hi = list.edge(i);
       inside = 0;
@@ -243,9 +243,14 @@ bool BracketSolver::bracket(Group& group, std::span<const float> column, double 
     }
   }
   if (lo == -FLT_MAX && !wide_lo) return false;
-  group.lo = lo;
-  group.hi = hi;
   group.expected = inside / std::max(1.0, others);
+  if (hi <= group.floor || lo >= group.ceiling) {  // on the wrong side altogether: all of the right one
+    hi = FLT_MAX;
+    lo = -FLT_MAX;
+    group.expected = 1;
+  }
+  group.lo = std::max(lo, group.floor);
+  group.hi = std::min(hi, group.ceiling);
   return true;
 }
 
@@ -309,7 +314,8 @@ void BracketSolver::bracket_all(std::vector<Group>& groups, double errors, const
   }
 }
 
-// Brackets of the groups that lack one; groups whose lists would be too long are left to select_exact.
+// Brackets of the groups that lack one. Where the lists would be too long, the one group is marked as crowded; of
+// columns, those with the longest are left to select_exact.
 void BracketSolver::find_brackets(std::vector<Group>& groups, double errors, const Runner& runner) {
   if (by_column_) {
     const std::int64_t rows = heads_ * drawn_tiles_ * gate_rows;
@@ -331,7 +337,7 @@ void BracketSolver::find_brackets(std::vector<Group>& groups, double errors, con
   for (Group* group : longest) {
     if (listed <= 0.8 * static_cast<double>(list_limit(sample_, heads_, by_column_))) break;
     listed -= group->expected * pairs;
-    group->exact = true;
+    (by_column_ ? group->exact : group->crowded) = true;
   }
 }
 

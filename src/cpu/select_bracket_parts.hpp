@@ -46,6 +46,12 @@ struct Histogram {
     ++bin.count;
     bin.sum += gate;
   }
+  void add(const Histogram& other) {  // of the same bins
+    for (std::size_t i = 0; i < bins.size(); ++i) {
+      bins[i].count += other.bins[i].count;
+      bins[i].sum += other.bins[i].sum;
+    }
+  }
   // About where a bin begins.
   float edge(std::int64_t bin) const {
     return per_unit > 0 ? static_cast<float>(low + static_cast<double>(bin) / per_unit) : static_cast<float>(low);
@@ -82,8 +88,11 @@ struct BracketSolver::Group {
   bool open = true;                   // lacks a bracket
   double reach = 0;                   // how far below the least gate drawn that of all may lie
   float lo = -FLT_MAX, hi = FLT_MAX;  // the bracket
-  double expected = 0;                // share of the pairs drawn that lie inside
-  std::int64_t above = 0;             // others above it, exactly
+  // The cut is known to lie between these: a bracket that missed it tells on which side it is.
+  float floor = -FLT_MAX, ceiling = FLT_MAX;
+  double expected = 0;     // share of the pairs drawn that lie inside
+  bool crowded = false;    // too many of them for a list
+  std::int64_t above = 0;  // others above it, exactly
   double above_sum = 0;
   Histogram list;            // of those inside: first of the rows drawn, then of all
   std::int64_t cut_bin = 0;  // bins above are taken, this one in part

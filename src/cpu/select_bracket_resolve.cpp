@@ -26,6 +26,16 @@ bool BracketSolver::locate(Group& group) const {
   return true;
 }
 
+// Makes the bin of the cut, among the pairs counted, the bracket. False when the cut is in none of them.
+bool BracketSolver::narrow(Group& group) const {
+  if (!locate(group)) return false;
+  const bool inside = group.cut_bin >= 0;  // else all others are taken
+  group.exact = inside && group.list.bins[group.cut_bin].count > list_limit(sample_, heads_, by_column_);
+  if (inside) group.lo = std::max(group.lo, group.close);
+  if (group.cut_bin + 1 < group.list.size()) group.hi = inside ? std::nextafter(group.take, -infinity) : -FLT_MAX;
+  return true;
+}
+
 // Sets the bits of listed pairs above the cuts.
 void BracketSolver::resolve(std::int64_t h0, std::vector<Group>& groups, Selection& selection, const Runner& runner) {
   for (std::int64_t c = 0; c < sample_.blocks; ++c) {  // the brackets have done their work

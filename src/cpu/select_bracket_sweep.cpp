@@ -23,9 +23,13 @@ void BracketSolver::emit(const float* gates, std::int64_t strip, std::int64_t ro
   list.places.insert(list.places.end(), worker.places.data(), worker.places.data() + found);
 }
 
-// The pass over all gates. False when the lists grow too long.
-bool BracketSolver::sweep(std::int64_t h0, std::vector<Group>& groups, Selection& selection, const Runner& runner) {
+// The pass over all gates. False when the lists grow too long. With `counted`, pairs inside the bracket go to its bins
+// and no list is made.
+bool BracketSolver::sweep(std::int64_t h0, std::vector<Group>& groups, Selection& selection, const Runner& runner,
+                          Histogram* counted) {
   const std::int64_t columns = sample_.columns(), limit = list_limit(sample_, heads_, by_column_);
+  std::vector<Histogram> counts(counted ? static_cast<std::size_t>(sample_.chunks) : 0,
+                                counted ? *counted : Histogram{});
   set_bounds(groups);
   std::atomic<std::int64_t> listed{0};
   runner(sample_.chunks, [&](std::int64_t chunk, std::int64_t which) {
@@ -64,6 +68,11 @@ bool BracketSolver::sweep(std::int64_t h0, std::vector<Group>& groups, Selection
         for (std::int64_t row = 0; row < rows; ++row) {
           words[own[row] * words_a_block + tile] |= std::uint64_t{1} << row;
         }
+        if (counted) {
+          for (const float gate : list.values) counts[chunk].add(gate);
+          list.clear();
+          continue;
+        }
         list.ends.push_back(static_cast<std::int64_t>(list.values.size()));
         if ((listed += static_cast<std::int64_t>(list.values.size() - before)) > limit) return;
       }
@@ -71,7 +80,21 @@ bool BracketSolver::sweep(std::int64_t h0, std::vector<Group>& groups, Selection
   });
   if (listed > limit) return false;
   total(groups, sample_.chunks, &Group::totals);
+  for (const Histogram& part : counts) counted->add(part);
   return true;
+}
+
+// Counts what lies inside the bracket of the one group, bin by bin: two passes over all gates, where the list of one
+// would be too long, are a fraction of what select_exact takes.
+void BracketSolver::count(std::int64_t h0, std::vector<Group>& groups, Selection& selection, const Runner& runner) {
+  Group& group = groups[0];
+  Histogram bins;
+  const GroupTotals& known = group.totals.finite > 0 ? group.totals : group.drawn;
+  // Gates beyond these ends fall into the first and last bin.
+  bins.start(std::max(group.lo, known.least), std::min(group.hi, known.greatest), list_bins(false));
+  sweep(h0, groups, selection, runner, &bins);
+  tally(groups, sample_.chunks);
+  group.list = std::move(bins);
 }
 
 }  // namespace vmoba::cpu

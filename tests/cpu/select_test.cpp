@@ -443,6 +443,43 @@ TEST(BracketSolver, SolvesOrdinaryGates) {
   }
 }
 
+// Rows whose gates are high or low together: rows drawn say little about where the cut is, the bracket is wide, and its
+// pairs are too many for a list.
+TEST(BracketSolver, SolvesRowsThatVaryTogether) {
+  for (const Grid grid : {Grid{5, 16, 16}, Grid{6, 15, 17}}) {
+    for (const Scope scope : {Scope::head, Scope::all}) {
+      for (const double tau : {0.1, 0.5}) {
+        const Problem problem(
+            {.grid = grid, .block = {1, 4, 4}, .heads = 2, .dim = 8, .policy = Threshold{tau, scope}});
+        Tensors t = Tensors::random(problem, 23);
+        for (std::int64_t s = 0; s < problem.rows(); ++s) {
+          for (std::int64_t h = 0; h < 2; ++h) {
+            t.q.set(0, s, h, 0, 20 * t.q.get(0, s, h, 0));
+            t.k.set(0, s, h, 0, 1);
+          }
+        }
+        EXPECT_TRUE(left_by_bracket(problem, t).empty()) << words(problem);
+        Selection mine(problem);
+        select_into(problem, t.q, t.k, mine, {.backend = "cpu:generic"});
+        EXPECT_EQ(check_selection(problem, t.q, t.k, mine), "") << words(problem);
+      }
+    }
+  }
+}
+
+// One row far below all others, drawn or not: every weight of the head is measured from its least gate.
+TEST(BracketSolver, SolvesAHeadWithOneLowRow) {
+  for (std::int64_t row = 100; row < 150; ++row) {
+    const Problem problem({.grid = {5, 16, 16}, .block = {1, 4, 4}, .dim = 8, .policy = Threshold{0.25}});
+    Tensors t = Tensors::random(problem, 24);
+    for (std::int64_t d = 0; d < 8; ++d) t.q.set(0, row, 0, d, 12 * t.q.get(0, row, 0, d));
+    EXPECT_TRUE(left_by_bracket(problem, t).empty()) << row;
+    Selection mine(problem);
+    select_into(problem, t.q, t.k, mine, {.backend = "cpu:generic"});
+    EXPECT_EQ(check_selection(problem, t.q, t.k, mine), "") << row;
+  }
+}
+
 // Scope block: a block with a key that is not finite is a group of its own, and the others are none the slower.
 TEST(BracketSolver, LeavesOnlyTheBlocksThatAreNotFinite) {
   for (const Grid grid : {Grid{4, 8, 16}, Grid{8, 40, 30}}) {  // every pair listed, and some drawn
