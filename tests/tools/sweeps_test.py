@@ -40,6 +40,8 @@ def test_the_file_names_machine_and_commit(kept, results):
     assert results["machine"]["commit"] in kept.name and f"-{results['machine']['cores']}-cores-" in kept.name
     assert kept.name.endswith("-sweeps-quick.json")
     assert results["peak_tier"] in [peak["tier"] for peak in results["peaks"]]
+    assert 0 < results["steadiness"]["multiply_adds"] <= 1
+    assert 0 < results["steadiness"]["loads"] <= 1
     assert results["bandwidth"]["bytes_per_second"] > 1e8 and results["bandwidth"]["buffer_bytes"] >= 1 << 26
     assert results["flex_attention"] == {"skipped": "switched off by --no-flex"}
 

@@ -188,6 +188,17 @@ std::string line_of(const std::vector<Peak>& peaks, const Peak& used) {
   return text + fmt::format("GFLOP/s of fp32 multiply-adds; shares below are of {}\n", used.tier);
 }
 
+Json to_json(const Steadiness& steadiness) {
+  return {{"multiply_adds", steadiness.multiply_adds},
+          {"loads", steadiness.loads},
+          {"how", "median over best of pieces of some 50 us on one thread: in registers, and from the first cache"}};
+}
+
+std::string line_of(const Steadiness& steadiness) {
+  return fmt::format("steady    multiply-adds at {:.0f} % of their best, reads of the first cache at {:.0f} %\n",
+                     100 * steadiness.multiply_adds, 100 * steadiness.loads);
+}
+
 Json to_json(const Bandwidth& bandwidth) {
   return {
       {"bytes_per_second", bandwidth.bytes},

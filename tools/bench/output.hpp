@@ -25,6 +25,8 @@ std::string line_of(const MemoryUse& use, const ProblemOptions& options);
 
 Json to_json(const std::vector<Peak>& peaks);
 std::string line_of(const std::vector<Peak>& peaks, const Peak& used);
+Json to_json(const Steadiness& steadiness);
+std::string line_of(const Steadiness& steadiness);
 Json to_json(const Bandwidth& bandwidth);
 std::string line_of(const Bandwidth& bandwidth);
 

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <thread>
+#include <utility>
 
 #include <unistd.h>
 
@@ -19,15 +20,16 @@ namespace vmoba::tools {
 
 namespace {
 
-constexpr std::int64_t steps = 2'000'000;
 // Chains in flight: at least latency (4 cycles) times units (2) are needed; 12 leave room and fit 16 registers.
 constexpr int chains = 12;
 
 // Keeps the compiler from seeing that nobody reads the sum.
 void keep(float value) { asm volatile("" : : "m"(value) : "memory"); }
 
+constexpr std::int64_t peak_steps = 2'000'000;
+
 // Vectors of four, as the plain tier has them; a multiply and an add where the compiler's baseline has no fused one.
-double generic_loop() {
+double generic_loop(std::int64_t steps) {
   using Four = float __attribute__((vector_size(16)));
   Four sums[chains] = {};
   Four factor = {0.999F, 0.999F, 0.999F, 0.999F}, one = {1, 1, 1, 1};
@@ -42,7 +44,7 @@ double generic_loop() {
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx2,fma"))) double haswell_loop() {
+__attribute__((target("avx2,fma"))) double haswell_loop(std::int64_t steps) {
   __m256 sums[chains];
   for (auto& sum : sums) sum = _mm256_setzero_ps();
   const __m256 factor = _mm256_set1_ps(0.999F), one = _mm256_set1_ps(1.0F);
@@ -55,7 +57,7 @@ __attribute__((target("avx2,fma"))) double haswell_loop() {
   return 2.0 * 8 * chains * steps;
 }
 
-__attribute__((target("avx512f"))) double skylake_loop() {
+__attribute__((target("avx512f"))) double skylake_loop(std::int64_t steps) {
   __m512 sums[chains];
   for (auto& sum : sums) sum = _mm512_setzero_ps();
   const __m512 factor = _mm512_set1_ps(0.999F), one = _mm512_set1_ps(1.0F);
@@ -80,6 +82,20 @@ double stream(const float* data, std::int64_t count) {
   for (int c = 1; c < chains; ++c) all += sums[c];
   keep(all[0] + all[1] + all[2] + all[3]);
   return static_cast<double>(count) * sizeof(float);
+}
+
+// Median over best of the work a second that `piece` does, for a quarter of a second; it returns its work.
+template <class Piece>
+double median_over_best(const Piece& piece) {
+  using clock = std::chrono::steady_clock;
+  std::vector<double> rates;
+  for (const auto begun = clock::now(); clock::now() - begun < std::chrono::milliseconds(250);) {
+    const auto before = clock::now();
+    const double work = piece();
+    rates.push_back(work / std::chrono::duration<double>(clock::now() - before).count());
+  }
+  std::sort(rates.begin(), rates.end());
+  return rates[rates.size() / 2] / rates.back();
 }
 
 // What all threads did together, from the start of the first to the end of the last: never more than the truth, and the
@@ -108,16 +124,36 @@ double measure(const std::function<double(std::size_t thread)>& loop, std::int64
   return best;
 }
 
+// The loops that this CPU has the instructions for, the widest last.
+std::vector<std::pair<const char*, double (*)(std::int64_t)>> loops_here() {
+  std::vector<std::pair<const char*, double (*)(std::int64_t)>> out{{"generic", generic_loop}};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) out.emplace_back("haswell", haswell_loop);
+  if (__builtin_cpu_supports("avx512f")) out.emplace_back("skylake", skylake_loop);
+#endif
+  return out;
+}
+
 }  // namespace
 
 std::vector<Peak> measure_peaks(std::int64_t threads) {
-  const auto of = [&](double (*loop)()) { return measure([loop](std::size_t) { return loop(); }, threads); };
-  std::vector<Peak> out{{"generic", of(generic_loop)}};
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) out.push_back({"haswell", of(haswell_loop)});
-  if (__builtin_cpu_supports("avx512f")) out.push_back({"skylake", of(skylake_loop)});
-#endif
+  std::vector<Peak> out;
+  for (const auto& [tier, loop] : loops_here()) {
+    out.push_back({tier, measure([loop = loop](std::size_t) { return loop(peak_steps); }, threads)});
+  }
   return out;
+}
+
+Steadiness measure_steadiness() {
+  const auto loop = loops_here().back().second;
+  const std::int64_t cache = std::max<std::int64_t>(16384, sysconf(_SC_LEVEL1_DCACHE_SIZE));
+  const std::int64_t count = cache / 2 / static_cast<std::int64_t>(sizeof(float)), times = 400;
+  const auto buffer = std::make_unique<float[]>(static_cast<std::size_t>(count));
+  return {median_over_best([&] { return loop(peak_steps / 80); }), median_over_best([&] {
+            double bytes = 0;
+            for (std::int64_t i = 0; i < times; ++i) bytes += stream(buffer.get(), count);
+            return bytes;
+          })};
 }
 
 Bandwidth measure_bandwidth(std::int64_t threads) {

@@ -25,6 +25,15 @@ struct Bandwidth {
 // quarter of what the machine has at the most.
 Bandwidth measure_bandwidth(std::int64_t threads);
 
+// How much of its best a core gives on the average day: a core that is lent as one hardware thread of two shares its units
+// and its first caches with whoever has the other one. Each is the median over the best of a few thousand pieces of some
+// 50 us, on one thread.
+struct Steadiness {
+  double multiply_adds = 0;  // in registers, the instruction set of the last of measure_peaks
+  double loads = 0;          // of a buffer that fits half of the first cache
+};
+Steadiness measure_steadiness();
+
 // The ceiling of the tier of this backend ("cpu:haswell"); the widest when none has its name.
 const Peak& peak_of(const std::vector<Peak>& peaks, std::string_view backend);
 

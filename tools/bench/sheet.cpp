@@ -33,7 +33,8 @@ const Peak& Sheet::measure(const ProblemOptions& call) {
   const std::string backend(choose_backend(Problem(call), {.backend = options_.backend}).name);
   const Peak& used = peak_of(peaks_, backend);
   tier_ = used.tier;
-  say(fmt::format("backend   {}, {} threads\n", backend, threads) + line_of(peaks_, used));
+  steadiness_ = measure_steadiness();
+  say(fmt::format("backend   {}, {} threads\n", backend, threads) + line_of(peaks_, used) + line_of(steadiness_));
   return used;
 }
 
@@ -41,6 +42,7 @@ Json Sheet::head() const {
   Json out = {{"format", "vmoba-bench-1"}, {"when", now()}, {"machine", to_json(here)}, {"threads", threads}};
   if (!peaks_.empty()) {
     out["peaks"] = to_json(peaks_);
+    out["steadiness"] = to_json(steadiness_);
     out["peak_tier"] = tier_;
   }
   return out;

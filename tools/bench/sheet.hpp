@@ -19,10 +19,10 @@ class Sheet {
   Sheet(const BenchOptions& options, std::string what);
 
   void say(const std::string& text) const;  // to people; nothing with --json
-  // Measures the multiply-add peaks (this starts threads) and prints them; the peak of the backend that takes the call.
+  // Measures the multiply-add peaks (this starts threads) and how steady a core is, prints both, and returns the peak of the
+  // backend that takes the call.
   const Peak& measure(const ProblemOptions& call);
-  // format, when, machine, threads and, once measured, peaks and
-  // peak_tier, the one that shares are of.
+  // format, when, machine, threads and, once measured, peaks, peak_tier (the one that shares are of) and steadiness.
   Json head() const;
   // Writes and prints; an exit code.
   int finish(const Json& results) const;
@@ -37,6 +37,7 @@ class Sheet {
   const BenchOptions& options_;
   const std::string what_;
   std::vector<Peak> peaks_;
+  Steadiness steadiness_;
   std::string tier_;
 };
 
