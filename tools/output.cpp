@@ -63,6 +63,8 @@ void print(const char* text) { print(std::string(text)); }
 void print(const Table& table) { print(table.text()); }
 void print(const Json& json) { print(json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"); }
 
+Json finite_or_null(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
 std::string bytes_text(double bytes) { return scaled(bytes, "B"); }
 std::string flops_text(double flops) { return scaled(flops, "FLOP"); }
 std::string seconds_text(double value) {

@@ -31,6 +31,8 @@ void print(const char* text);
 void print(const Table& table);
 void print(const Json& json);  // indented, one trailing newline
 
+Json finite_or_null(double value);  // JSON knows no NaN and no infinity
+
 std::string bytes_text(double bytes);    // "3.5 MB" (powers of 10)
 std::string flops_text(double flops);    // "67.73 T"
 std::string seconds_text(double value);  // "1.23 s", "45.6 ms"

@@ -4,9 +4,7 @@
 
 #include <fmt/format.h>
 #include <torch/torch.h>
-#include <unistd.h>
 
-#include <atomic>
 #include <cmath>
 #include <csignal>
 #include <filesystem>
@@ -15,6 +13,7 @@
 #include "dit/sample/quality.hpp"
 #include "dit/train/tensors.hpp"
 #include "io/file.hpp"
+#include "tools/interrupt.hpp"
 #include "tools/output.hpp"
 #include "tools/parse.hpp"
 #include "tools/plan_options.hpp"
@@ -24,12 +23,6 @@
 namespace vmoba::tools {
 
 namespace {
-
-std::atomic<int> interrupts{0};
-
-void on_interrupt(int) {
-  if (interrupts.fetch_add(1) > 0) _exit(exit_interrupted);
-}
 
 struct Options {
   std::string checkpoint, prompt_file, negative, out, latents, times = "euler";
@@ -47,8 +40,6 @@ struct Way {
   std::vector<dit::SampleStep> steps;      // seconds summed over batches, density of the last
   double seconds = 0;
 };
-
-Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 
 Json to_json(const Way& way) {
   Json steps = Json::array();
@@ -129,7 +120,7 @@ bool sample_way(const Options& options, dit::Checkpoint& checkpoint, const Conte
     const dit::Sampled sampled = dit::sample(
         checkpoint.model, context, contexts.null.expand_as(context), sample, [&](const dit::SampleStep& step) {
           if (progress) progress->advance(1, fmt::format("density {:.3f}", mean_density(step)));
-          return interrupts.load() == 0;
+          return !interrupted();
         });
     if (!sampled.latents.defined()) return false;
     // NaN would decode to a black clip.
@@ -222,8 +213,7 @@ int run_sample(const CLI::App& command, Options& options) {
 
   make_parent(options.out);
   make_parent(options.latents);
-  interrupts = 0;
-  std::signal(SIGINT, on_interrupt);
+  watch_interrupts({SIGINT});
   Way dense_way, way;
   if (options.compare) {
     checkpoint.model->set_plan(dense);
@@ -249,7 +239,7 @@ int run_sample(const CLI::App& command, Options& options) {
   Table table(head);
   for (std::size_t i = 0; i < count; ++i) {
     Json clip = {{"prompt", contexts.prompts[i]},
-                 {"flicker", number(dit::flicker(way.clips[i]))},
+                 {"flicker", finite_or_null(dit::flicker(way.clips[i]))},
                  {"frame_difference", dit::frame_difference(way.clips[i])}};
     const std::string path = options.out.empty() ? "" : dit::numbered_path(options.out, i + 1, count);
     if (!path.empty()) {
@@ -260,11 +250,11 @@ int run_sample(const CLI::App& command, Options& options) {
     std::string psnr, ssim;
     if (options.compare) {
       const double difference = dit::psnr(dense_way.clips[i], way.clips[i]);
-      clip["psnr"] = number(difference);
+      clip["psnr"] = finite_or_null(difference);
       clip["ssim"] = dit::ssim(dense_way.clips[i], way.clips[i]);
       clip["latent_error"] =
           ((way.latents[i] - dense_way.latents[i]).norm() / dense_way.latents[i].norm()).item<double>();
-      clip["dense_flicker"] = number(dit::flicker(dense_way.clips[i]));
+      clip["dense_flicker"] = finite_or_null(dit::flicker(dense_way.clips[i]));
       clip["dense_frame_difference"] = dit::frame_difference(dense_way.clips[i]);
       psnr = fmt::format("{:.2f} dB", difference);
       ssim = fmt::format("{:.4f}", clip["ssim"].get<double>());

@@ -4,9 +4,7 @@
 
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <atomic>
 #include <cmath>
 #include <csignal>
 #include <memory>
@@ -14,6 +12,7 @@
 
 #include "dit/train/checkpoint.hpp"
 #include "dit/train/distributed.hpp"
+#include "tools/interrupt.hpp"
 #include "tools/output.hpp"
 #include "tools/parse.hpp"
 #include "tools/plan_options.hpp"
@@ -22,14 +21,6 @@
 namespace vmoba::tools {
 
 namespace {
-
-std::atomic<int> interrupts{0};
-static_assert(std::atomic<int>::is_always_lock_free, "a signal handler touches it");
-
-// The first asks the run to finish its step and save; the second stops at once.
-void on_interrupt(int) {
-  if (interrupts.fetch_add(1) > 0) _exit(exit_interrupted);
-}
 
 struct Options {
   dit::TrainOptions train;
@@ -95,18 +86,16 @@ std::string describe(const dit::AttentionPlan& plan, std::int64_t layers) {
   return dense.empty() ? text : text + "; layers " + dense + " dense";
 }
 
-Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
-
 Json to_json(const dit::TrainResult& result, const std::string& out) {
   using Outcome = dit::TrainResult::Outcome;
   return {{"outcome", result.outcome == Outcome::finished      ? "finished"
                       : result.outcome == Outcome::interrupted ? "interrupted"
                                                                : "diverged"},
           {"steps", result.step},
-          {"loss", number(result.loss)},
-          {"smoothed", number(result.smoothed)},
-          {"first_validation", number(result.first_validation)},
-          {"last_validation", number(result.last_validation)},
+          {"loss", finite_or_null(result.loss)},
+          {"smoothed", finite_or_null(result.smoothed)},
+          {"first_validation", finite_or_null(result.first_validation)},
+          {"last_validation", finite_or_null(result.last_validation)},
           {"median_step_seconds", result.median_step_seconds},
           {"tokens_per_second", result.tokens_per_second},
           {"tokens", result.tokens},
@@ -136,7 +125,7 @@ int train(const CLI::App& command, Options& options) {
   std::int64_t first_step = 0;
   dit::TrainCallbacks callbacks;
   callbacks.log = line;
-  callbacks.stop = [] { return interrupts.load() > 0; };
+  callbacks.stop = interrupted;
   callbacks.step = [&](const dit::StepReport& report) {
     if (!speaks) return;
     if (!progress) progress = std::make_unique<Progress>("train", report.steps - first_step);
@@ -158,9 +147,7 @@ int train(const CLI::App& command, Options& options) {
   };
   callbacks.checkpoint = [&](const std::string& path) { line("saved " + path); };
 
-  interrupts = 0;
-  std::signal(SIGINT, on_interrupt);
-  std::signal(SIGTERM, on_interrupt);
+  watch_interrupts({SIGINT, SIGTERM});
   at::set_num_threads(static_cast<int>(thread_count(asked.threads)));
   dit::Trainer trainer(asked, callbacks, group);
   first_step = trainer.step();
@@ -175,7 +162,7 @@ int train(const CLI::App& command, Options& options) {
     if (!group || group->rank() == 0) fmt::print(stderr, "{}\n", result.message);
     return exit_check_failed;
   }
-  if (interrupts.load() > 0) {
+  if (interrupted()) {
     line(
         fmt::format("interrupted after step {}; continue with: vmoba train --out {} --resume", result.step, asked.out));
     return exit_interrupted;
