@@ -2,8 +2,10 @@
 // The record of a training run: its options as JSON, their rules, what a continued run may change.
 #include "dit/train/options.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <set>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -187,8 +189,14 @@ TrainOptions parse_options(const std::string& source, const std::string& name) {
 void check_same_run(const TrainOptions& saved, TrainOptions asked) {
   // Which dense path is quicker was measured when the run began, and stays.
   if (asked.plan.dense_path == AttentionPlan::DensePath::automatic) asked.plan.dense_path = saved.plan.dense_path;
-  // So are the layers that automatic min_tokens made dense.
+  // So are the layers that automatic min_tokens made dense. A layer asked to be dense that is not one of them would be
+  // another run.
   if (asked.plan.schedule.min_tokens == Schedule::automatic) {
+    const std::set<std::int64_t>&kept = saved.plan.schedule.dense_layers, &wanted = asked.plan.schedule.dense_layers;
+    if (!std::includes(kept.begin(), kept.end(), wanted.begin(), wanted.end()))
+      throw_argument("dense-layers", Json(wanted).dump(),
+                     "has layers beyond the " + Json(kept).dump() + " of the run that is continued",
+                     "leave it out to continue, or start a new run in another folder");
     asked.plan.schedule.min_tokens = saved.plan.schedule.min_tokens;
     asked.plan.schedule.dense_layers = saved.plan.schedule.dense_layers;
   }

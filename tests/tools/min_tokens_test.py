@@ -84,6 +84,26 @@ def test_resume_keeps_the_decision(told, tmp_path):
     one_line(result, "plan", "differs")
 
 
+def test_dense_layers_on_resume_are_not_passed_over(tmp_path):
+    out = tmp_path / "run"
+    rest = ["--cost", costs(tmp_path, 2e-7)]  # makes layers 1 and 2 dense
+    assert run("train", "--out", out, "--steps", 6, "--stop-after", 2, *options(CROPS[1], *rest, "--dense-layers", 1)).returncode == 0
+    before = plan_of(out)
+    assert before["schedule"]["dense_layers"] == [1, 2]
+    plan = ["--cycle", ";".join(BLOCKS), "--policy", "threshold:0.4", "--dense-path", "sdpa"]
+    # What the run has: the words it began with, and all the layers that came of them.
+    for layers in ("1", "1,2"):
+        result = run("train", "--out", out, "--resume", "--stop-after", 1, *plan, *rest, "--dense-layers", layers)
+        assert result.returncode == 0, result.stderr
+        assert plan_of(out) == before and dense_in_metrics(out) == [1, 2]
+    # What it has not, whether min_tokens is left out or auto.
+    for more in ([], ["--min-tokens", "auto"]):
+        result = run("train", "--out", out, "--resume", *plan, *more, "--dense-layers", "0,1")
+        assert result.returncode == 2
+        one_line(result, "dense-layers = [0,1]", "[1,2]", "leave it out")
+    assert plan_of(out) == before
+
+
 @pytest.fixture(scope="module")
 def sparse_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("auto") / "run"

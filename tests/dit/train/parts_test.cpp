@@ -161,6 +161,15 @@ TEST(TrainOptions, AContinuedRunIsTheSameRun) {
   asked.plan.dense = false;
   asked.plan.cycle = {{Block{1, 1, 1}, Threshold{}}};
   EXPECT_THROW(check_same_run(saved, asked), Error);
+  saved = asked;
+  saved.plan.schedule.dense_layers = {1, 2};  // of which automatic min_tokens may have chosen some
+  asked.plan.schedule.min_tokens = Schedule::automatic;
+  for (const std::set<std::int64_t>& layers : {std::set<std::int64_t>{}, {2}, {1, 2}}) {
+    asked.plan.schedule.dense_layers = layers;
+    check_same_run(saved, asked);
+  }
+  asked.plan.schedule.dense_layers = {0, 1};
+  test::expect_argument_error("dense-layers", "[0,1]", "[1,2]", "new run", [&] { check_same_run(saved, asked); });
 }
 
 TEST(TrainOptions, EveryWrongValueIsOneSentence) {
