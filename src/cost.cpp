@@ -192,7 +192,8 @@ CostModel parse_costs(std::string_view text, const std::string& name) {
   std::int64_t line_number = 0;
   while (!text.empty()) {
     const std::size_t end = std::min(text.find('\n'), text.size());
-    const std::string line(text.substr(0, end));
+    std::string line(text.substr(0, end));
+    if (end < text.size() && line.ends_with('\r')) line.pop_back();  // what an editor on Windows ends lines with
     text.remove_prefix(std::min(end + 1, text.size()));
     ++line_number;
     if (line_number == 1) {

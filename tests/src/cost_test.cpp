@@ -151,6 +151,12 @@ TEST(Cost, TextComesBackAsItWas) {
   EXPECT_EQ(parse_costs(to_text(skylake()) + "\n\n", "a.cost"), skylake());
 }
 
+TEST(Cost, TakesTheLineEndsOfWindows) {
+  std::string text;
+  for (const char c : to_text(skylake())) text += c == '\n' ? std::string("\r\n") : std::string(1, c);
+  EXPECT_EQ(parse_costs(text + "\r\n", "a.cost"), skylake());
+}
+
 void refused(const std::string& text, const std::string& word) {
   try {
     parse_costs(text, "a.cost");
@@ -188,6 +194,8 @@ TEST(Cost, RefusesFilesThatHoldNoCosts) {
   refused(with(line, "select.flop -1e-12"), "select.flop");
   refused(with(line, "select.flop 1e300"), "select.flop");
   refused(with(line, line + "\nselect.colour 1"), "is no coefficient");
+  refused(with(line, line + "\r\r"), "select.flop");
+  refused(with("\n", "\r"), "does not begin");
   refused(with("cpu:skylake", ""), "names no backend");
   refused(with("cpu:skylake", "cpu:\x1b[31m"), "names no backend");
   refused(with("cpu:skylake", std::string(50, 'a')), "names no backend");
