@@ -91,6 +91,28 @@ std::string expected_words(const Explanation::Expected& e) {
   return text + buffer;
 }
 
+// Broken at spaces so that text which begins at column `indent` stays within a terminal's 80 columns.
+std::string hanging(const std::string& text, std::size_t indent) {
+  constexpr std::size_t columns = 80;
+  std::string out;
+  std::size_t at = indent, begin = 0;
+  while (begin < text.size()) {
+    const std::size_t end = std::min(text.find(' ', begin), text.size());
+    const std::size_t word = end - begin;
+    if (begin > 0 && at + 1 + word > columns) {
+      out += "\n" + std::string(indent, ' ');
+      at = indent;
+    } else if (begin > 0) {
+      out += ' ';
+      ++at;
+    }
+    out += text.substr(begin, word);
+    at += word;
+    begin = end + 1;
+  }
+  return out;
+}
+
 }  // namespace
 
 Explanation explain(const Problem& problem, const Execution& execution, const CostModel* costs) {
@@ -160,7 +182,8 @@ std::string to_text(const Explanation& e) {
   std::size_t width = 0;
   for (const auto& [label, text] : lines) width = std::max(width, label.size());
   std::string result;
-  for (const auto& [label, text] : lines) result += label + std::string(width + 2 - label.size(), ' ') + text + "\n";
+  for (const auto& [label, text] : lines)
+    result += label + std::string(width + 2 - label.size(), ' ') + hanging(text, width + 2) + "\n";
   return result;
 }
 

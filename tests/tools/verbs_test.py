@@ -101,6 +101,19 @@ def test_explain(told, vmoba):
     assert "32760" in vmoba("explain", "--preset", "paper-81x480x832").stdout
 
 
+@pytest.mark.parametrize("policy", ["dense", "topk:3:all:min=2:max=4096", "threshold:0.25:block:min=2:max=4096"])
+def test_explain_fits_a_terminal_and_cuts_nothing(told, vmoba, policy):
+    call = ["explain", "--grid", "21,30,52", "--block", "2,4,5", "--policy", policy, "--text", 512]
+    lines = vmoba(*call).stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    column = next(line for line in lines if line.startswith("backend ")).index(told(*call)["backend"])
+    assert all(line[column - 1] == " " and line[column] != " " for line in lines)  # what is broken stays in its column
+    words = " ".join(line[column:] for line in lines)
+    assert len(lines) > 13 + len(told(*call)["backends"])  # something was broken
+    for text in [told(*call)[key] for key in ("path", "policy", "budget")] + [one["reason"] for one in told(*call)["backends"]]:
+        assert text in words
+
+
 def test_explain_forced_backend(told, refused):
     assert told("explain", "--grid", "4,4,4", "--block", "2,2,2", "--dim", "8", "--backend", "reference")["backend"] == "reference"
     refused(2, ["warp"], "explain", "--grid", "4,4,4", "--block", "2,2,2", "--backend", "warp")
