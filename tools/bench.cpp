@@ -141,7 +141,8 @@ int bench_sweeps(const BenchOptions& options) {
   out["flex_attention"] = flex;
   const int code = sheet.finish(out);
   if (!options.plots) return code;
-  return run_module({find_python(options.python), "-m", "vmoba.report.sweeps", sheet.file(".json")});
+  return run_module({find_python(options.python), "-m", "vmoba.report.sweeps", sheet.file(".json")},
+                    "vmoba bench --plots");
 }
 
 int bench_targets(const BenchOptions& options) {

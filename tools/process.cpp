@@ -85,7 +85,7 @@ Outcome run_process(const std::vector<std::string>& command, bool capture) {
   return outcome;
 }
 
-int run_module(const std::vector<std::string>& command) {
+int run_module(const std::vector<std::string>& command, const std::string& asked) {
   const Outcome outcome = run_process(command, true);
   const std::string last = last_line(outcome.errors);
   if (outcome.code == 0) {
@@ -97,8 +97,8 @@ int run_module(const std::vector<std::string>& command) {
     return exit_file;
   }
   if (outcome.code == exit_interrupted) return exit_interrupted;
-  throw Error(Error::Kind::unsupported, command.at(2), command[0],
-              fmt::format("ended with code {}: {}", outcome.code, last),
+  throw Error(Error::Kind::unsupported, asked, "",
+              fmt::format("needs Python, and {} ended with code {}: {}", command.at(0), outcome.code, last),
               "give --python an interpreter that has vmoba, matplotlib and opencv-python-headless");
 }
 

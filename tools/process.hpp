@@ -18,8 +18,9 @@ struct Outcome {
 // Runs command[0] with the arguments, waits. capture: stdout and stderr are collected, else they are ours. No shell.
 Outcome run_process(const std::vector<std::string>& command, bool capture);
 // Runs a Python module that draws, prints what it printed, and passes its refusal of a file (exit code 3) and an
-// interrupt on. Error when it ends otherwise: the interpreter lacks something. Returns an exit code of the program.
-int run_module(const std::vector<std::string>& command);
+// interrupt on. Error when it ends otherwise: the interpreter lacks something; asked, in the words of the command line,
+// is what needed it. Returns an exit code of the program.
+int run_module(const std::vector<std::string>& command, const std::string& asked);
 std::string last_line(std::string text);  // without empty lines at the end
 
 }  // namespace vmoba::tools

@@ -40,15 +40,16 @@ Run setup_report(CLI::App& command) {
     for (const std::string& analysis : options->analyses)
       if (!std::filesystem::exists(std::filesystem::path(path_of(analysis)) / "analysis.json"))
         throw_file(path_of(analysis), "holds no analysis.json", "give folders that vmoba analyze wrote");
-    std::vector<std::string> line{find_python(options->python), "-m", "vmoba.report", "--out", options->out};
-    if (!options->title.empty()) line.insert(line.end(), {"--title", options->title});
-    for (const std::string& clip : options->clips) line.insert(line.end(), {"--clip", clip});
-    for (const std::string& analysis : options->analyses) line.insert(line.end(), {"--analysis", analysis});
-    line.insert(line.end(), {"--machine", to_json(machine()).dump()});
+    std::vector<std::string> line{find_python(options->python), "-m", "vmoba.report", "--out=" + options->out};
+    // With an equals sign, so that a value may begin with a dash.
+    if (!options->title.empty()) line.push_back("--title=" + options->title);
+    for (const std::string& clip : options->clips) line.push_back("--clip=" + clip);
+    for (const std::string& analysis : options->analyses) line.push_back("--analysis=" + analysis);
+    line.push_back("--machine=" + to_json(machine()).dump());
     if (options->json) line.push_back("--json");
     line.push_back("--");
     line.insert(line.end(), options->runs.begin(), options->runs.end());
-    return run_module(line);
+    return run_module(line, "vmoba report");
   };
 }
 

@@ -54,7 +54,7 @@ def test_report_is_one_page(vmoba, runs):
         result = vmoba("sample", "--checkpoint", runs / name, "--prompt", "a disc", "--steps", 2, "--out", runs / f"{name}.mp4")
         assert result.returncode == 0, result.stderr
     out = runs / "page" / "report.html"
-    arguments = ["report", f"dense={runs / 'dense'}", f"sparse={runs / 'sparse'}", "--out", out, "--python", sys.executable]
+    arguments = ["report", f"dense={runs / 'dense'}", f"sparse={runs / 'sparse'}", "--out", out, "--python", sys.executable, "--title=-both-"]
     arguments += ["--clip", f"dense={runs / 'dense.mp4'}", "--clip", f"sparse={runs / 'sparse.mp4'}"]
     if (runs / "analysis").is_dir():
         arguments += ["--analysis", f"sparse={runs / 'analysis'}"]
@@ -62,6 +62,7 @@ def test_report_is_one_page(vmoba, runs):
     assert result.returncode == 0, result.stderr
     page = out.read_text()
     assert "data:video/mp4;base64," in page and "data:image/png;base64," in page
+    assert "<title>-both-</title>" in page
     assert "http://" not in page and "https://" not in page
     report = json.loads((out.parent / "report.json").read_text())
     assert [run["name"] for run in report["runs"]] == ["dense", "sparse"]

@@ -347,3 +347,14 @@ def test_report_refuses(refused, tmp_path):
     refused(3, ["none.mp4"], "report", run, "--clip", f"a={tmp_path}/none.mp4")
     refused(3, ["none", "analysis.json"], "report", run, "--analysis", tmp_path / "none")
     refused(3, ["/nonexistent/python"], "report", run, "--python", "/nonexistent/python")
+
+
+def test_report_names_what_was_typed_when_python_fails(refused, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text("")
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho \"ModuleNotFoundError: No module named 'matplotlib'\" >&2\nexit 1\n")
+    python.chmod(0o755)
+    refused(2, ["vmoba: vmoba report needs Python", f"{python} ended with code 1: ModuleNotFoundError", "; give --python"],
+            "report", run, "--python", python)  # fmt: skip
