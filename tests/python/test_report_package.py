@@ -77,7 +77,7 @@ def test_the_first_screen_says_what_losses_speeds_and_shows_the_clips(tmp_path):
     first = page.split("<h2>Losses</h2>")[0]
     for words in ("1.2 M parameters, 3 layers of 2 heads x 24", "trained on the clips of of mine", "9 frames of 56 x 40 pixels", "105 tokens",
                   "A step of &lt;b&gt; is 2.00x as fast as one of dense", "validation losses end 20.0 % apart", "2.000 to <b>1.250</b>", "2.000 to <b>1.000</b>",
-                  "<b>1.00 s</b>", "<b>0.50 s</b>", "dense attention", "VMoBA, blocks 3 x all x all, runs of 64; threshold 0.25, topk 2",
+                  "<b>1.00 s</b>", "<b>0.50 s</b>", "dense attention", "VMoBA, blocks 3 x full x full, runs of 64; threshold 0.25, topk 2",
                   "0.250 of all query-key pairs", "data:video/mp4;base64,"):  # fmt: skip
         assert words in first, words
     assert told["speed_up"] == 2 and told["validation_gap"] == pytest.approx(0.2) and "<b>=" not in page
@@ -103,6 +103,37 @@ def test_a_run_of_one_bare_line(tmp_path):
     assert "Training: run" in page and "1.500 (smoothed)" in page and told["runs"][0]["step_seconds"] is None
     for name in ("time", "density", "losses-time"):
         assert not (tmp_path / "page" / f"{name}.png").exists()
+
+
+def test_the_bar_of_a_step_says_the_figure_of_the_card(tmp_path, monkeypatch):
+    from vmoba.report import plots
+
+    said = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: said.extend(text.get_text().strip() for text in figure.axes[0].texts))
+    plots.time_split([runs.read_run("a", make_run(tmp_path / "a", 1.0)), runs.read_run("b", make_run(tmp_path / "b", 0.5))], tmp_path / "x.png")
+    assert said == ["1.00 s", "0.50 s"]  # the parts of b add up to 0.47
+
+
+def test_only_what_is_faster_is_praised(tmp_path):
+    for name, seconds, praised in (("fast", 0.5, 2), ("slow", 2.0, 0)):
+        page, _ = page_of(tmp_path / name, make_run(tmp_path / name / "a", 1.0), make_run(tmp_path / name / "b", seconds))
+        assert page.count('class="good"') == praised and f"{1 / seconds:.2f}x as fast</" in page
+
+
+def test_flicker_is_that_of_the_program(tmp_path):
+    from vmoba.report import clips
+
+    random = np.random.default_rng(1)
+    frames = np.clip(128 + 6 * random.standard_normal((4, 24, 32, 3)), 0, 255).astype(np.uint8)
+    frames[:, :, 16:] += (40 * np.arange(4, dtype=np.uint8))[:, None, None, None] % 80  # this half jumps
+    changes = np.diff(clips.luma(frames), axis=0)
+    padded = np.pad(changes, ((0, 0), (4, 4), (4, 4)), constant_values=np.nan)
+    smooth = np.nanmean(np.lib.stride_tricks.sliding_window_view(padded, (9, 9), (1, 2)), (-2, -1))  # within the frame
+    still = np.abs(smooth) < 2
+    assert 0.3 < still.mean() < 0.7
+    assert clips.motion(frames)["flicker"] == pytest.approx(np.abs(changes)[still].mean())
+    jump = np.stack([np.zeros((24, 32, 3), np.uint8), np.full((24, 32, 3), 200, np.uint8)])
+    assert np.isnan(clips.motion(jump)["flicker"]) and clips.motion(jump[:1])["flicker"] == 0
 
 
 def test_names_that_are_the_same_stay_apart(tmp_path):
@@ -174,6 +205,14 @@ def make_analysis(folder, layers=LAYERS, **changed):
 def test_an_analysis_is_drawn(tmp_path):
     page, _ = page_of(tmp_path, make_run(tmp_path / "run"), "--analysis", f"sparse={make_analysis(tmp_path / 'analysis')}")
     assert "Attention of sparse" in page and (tmp_path / "page" / "selection-0.png").exists() and (tmp_path / "page" / "heads-0.png").exists()
+
+
+@pytest.mark.parametrize("lifts, ends", [([[0.5, 1.5, 1], [2.25, 1, 0.1]], "2.25x"), ([[0.5, 0.5, 0.5]], "1.00x"), ([3, ["x"]], "the most of them")])
+def test_the_colours_of_a_picture_are_told(tmp_path, lifts, ends):
+    folder = make_analysis(tmp_path / "analysis", [{"layer": 0, "heads": [3, {}, *({"lift_1d_2d_3d": lift} for lift in lifts)]}, {"layer": 1, "heads": 5}])
+    cv2.imwrite(str(folder / "neighbourhoods.png"), np.zeros((4, 4, 3), np.uint8))
+    page, _ = page_of(tmp_path, make_run(tmp_path / "run"), "--analysis", folder)
+    assert f"dark blue 0x, yellow {ends};" in page
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,7 @@ def motion(frames: Frames) -> dict[str, float]:
     if len(frames) < 2:
         return {"flow": 0.0, "flow_top": 0.0, "dynamic": 0.0, "flicker": 0.0, "frame_difference": 0.0}
     grey = np.clip(luma(frames), 0, 255)
+    inside = cv2.blur(np.ones(grey.shape[1:]), (9, 9), borderType=cv2.BORDER_CONSTANT)  # less at the edges
     flows, tops, still = [], [], []
     for before, after in zip(grey[:-1], grey[1:]):
         flow = cv2.calcOpticalFlowFarneback(
@@ -122,15 +123,16 @@ def motion(frames: Frames) -> dict[str, float]:
         magnitude = np.linalg.norm(flow, axis=-1)
         flows.append(float(magnitude.mean()))
         tops.append(float(np.sort(magnitude.ravel())[-max(1, magnitude.size // 20) :].mean()))
-        difference = np.abs(after - before)
-        quiet = cv2.blur(difference, (9, 9)) < 2
-        if quiet.any():
-            still.append(float(difference[quiet].mean()))
+        difference = after - before
+        # Noise is gone from the mean of 9 x 9 pixels, motion is not: what `vmoba sample` calls still.
+        smooth = cv2.blur(difference, (9, 9), borderType=cv2.BORDER_CONSTANT) / inside
+        still.append(np.abs(difference)[np.abs(smooth) < 2])
     top = float(np.mean(tops))
+    changes = np.concatenate(still)
     return {
         "flow": float(np.mean(flows)),
         "flow_top": top,
         "dynamic": float(top >= DYNAMIC_PIXELS * frames.shape[2] / 320),
-        "flicker": float(np.mean(still)) if still else float("nan"),
+        "flicker": float(changes.mean()) if changes.size else float("nan"),
         "frame_difference": float(np.abs(np.diff(grey, axis=0)).mean()),
     }

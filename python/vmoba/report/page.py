@@ -92,6 +92,11 @@ def ratio(a: float, b: float) -> float:
     return a / b if b else float("nan")
 
 
+def praised(html: str, speed: float) -> str:
+    """In the colour of good news where it is."""
+    return f'<span class="good">{html}</span>' if speed > 1 else f"<b>{html}</b>"
+
+
 def run_rows(figures: list[dict[str, Any]]) -> list[list[str]]:
     rows = []
     for one in figures:
@@ -120,7 +125,7 @@ def attention_words(options: dict[str, Any]) -> str:
         if isinstance(block, dict):
             blocks.append(f"runs of {block.get('run')}")
         elif isinstance(block, list):
-            blocks.append(" x ".join("all" if extent is None else str(extent) for extent in block))
+            blocks.append(" x ".join("full" if extent is None else str(extent) for extent in block))
         if isinstance(policy, dict):
             rules.append(f"{policy.get('name')} {policy.get('amount', '')}".strip())
     return f"VMoBA, blocks {', '.join(blocks)}; {', '.join(dict.fromkeys(rules))}"
@@ -158,7 +163,7 @@ def card(run: Run, one: dict[str, Any], base: dict[str, Any]) -> str:
         rows.append(("training loss", f"{finite(one['last_loss'])} (smoothed)"))
     speed = ratio(base["step_seconds"], one["step_seconds"])
     if math.isfinite(one["step_seconds"]):
-        times = "" if one is base or not math.isfinite(speed) else f', <span class="good">{finite(speed, 2)}x as fast</span>'
+        times = "" if one is base or not math.isfinite(speed) else f", {praised(f'{finite(speed, 2)}x as fast', speed)}"
         rows.append(("a step", f"<b>{finite(one['step_seconds'], 2)} s</b>{times}"))
     rows.append(("steps", str(one["steps"])))
     if math.isfinite(one["density"]) and one["density"] < 1:
@@ -185,12 +190,12 @@ def clip_measures(clips: list[Clip], report: dict[str, Any]) -> str:
         for name, one in measures.items()
     ]  # fmt: skip
     html = "<h2>Motion and likeness of the clips</h2>"
-    html += table(["clip", "frames", "size", "flow (px/frame)", "fastest 5 %", "dynamic", "flicker", "frame difference"], rows)
+    html += table(["clip", "frames", "size", "flow (px/frame)", "fastest 5 % (px/frame)", "dynamic", "flicker", "frame difference"], rows)
     share = sum(one["dynamic"] for one in measures.values()) / len(measures)
     report["dynamic_degree"] = share
     html += (f'<p class="small">Optical flow after Farneback (OpenCV); dynamic: the fastest 5 % of pixels move at least '
              f"{clip_tools.DYNAMIC_PIXELS:g} pixel a frame at 320 pixels of width ({100 * share:.0f} % of clips). Flicker: mean absolute change of "
-             "luma where nothing moves, of 255.</p>")  # fmt: skip
+             "luma from frame to frame where nothing moves; frame difference: everywhere; both of 255.</p>")  # fmt: skip
     pairs = []
     names = list(frames)
     for other in names[1:]:
@@ -203,6 +208,15 @@ def clip_measures(clips: list[Clip], report: dict[str, Any]) -> str:
                  "Between two models trained apart this says how far they drifted, not which is better.</p>")  # fmt: skip
     report["pairs"] = pairs
     return html
+
+
+def highest_lift(figures: dict[str, Any]) -> str:
+    """Where the colours of neighbourhoods.png end: the largest lift of any head, at least 1."""
+    layers = figures.get("layers")
+    heads = [head for layer in layers if isinstance(layer.get("heads"), list) for head in layer["heads"]] if isinstance(layers, list) else []
+    lifts = [head["lift_1d_2d_3d"] for head in heads if isinstance(head, dict) and isinstance(head.get("lift_1d_2d_3d"), list)]
+    values = [value for lift in lifts for item in lift if (value := number(item)) is not None]
+    return f"{max([1.0, *values]):.2f}x" if values else "the most of them"
 
 
 def replace(path: Path, text: str) -> None:
@@ -247,8 +261,8 @@ def write(*, out: Path, title: str, runs: list[Run], clips: list[Clip], analyses
         report["speed_up"], report["validation_gap"] = speed, gap
         said = []
         if math.isfinite(speed):
-            said.append(f'<span class="good">A step of {escape(last["name"])} is {finite(speed, 2)}x as fast as one of {escape(base["name"])}</span>, '
-                        "selection included")  # fmt: skip
+            said.append(praised(f"A step of {escape(last['name'])} is {finite(speed, 2)}x as fast as one of {escape(base['name'])}", speed)
+                        + ", selection included")  # fmt: skip
         if math.isfinite(gap):
             said.append(f"{'v' if said else 'V'}alidation losses end {finite(100 * gap, 1)} % apart")
         html += f"<p>{'; '.join(said)}.</p>" if said else ""
@@ -277,9 +291,12 @@ def write(*, out: Path, title: str, runs: list[Run], clips: list[Clip], analyses
         if plots.head_density(analysis, folder / f"heads-{number}.png"):
             html += picture(folder / f"heads-{number}.png", "Each head gets its own share: the threshold keeps more where attention is spread.")
         for name, caption in (
-            ("neighbourhoods", "Attention near the query in time (1D), in space (2D), in both (3D), over uniform attention; rows are layers, columns heads."),
-            ("top_quarter", "Mass held by the best 25 % of keys for each sampled query; one band a layer, rows are heads, columns queries in raster order."),
-            ("half_pairs", "Share of pairs that holds half of a head's attention; rows are layers, columns heads; yellow is uniform attention."),
+            ("neighbourhoods", "Attention on the keys near the query in time (1D, left), in space (2D), in both (3D, right), over what uniform attention "
+             f"would put there: dark blue 0x, yellow {highest_lift(analysis.figures)}; rows are layers, columns heads."),
+            ("top_quarter", "Attention held by the best 25 % of keys for each sampled query: dark blue 25 %, as uniform attention has it, yellow 100 %; one "
+             "band a layer, rows are heads, columns queries in raster order."),
+            ("half_pairs", "Share of pairs that holds half of a head's attention: dark blue 0 %, yellow 50 %, as uniform attention has it; rows are layers, "
+             "columns heads."),
         ):  # fmt: skip
             if (analysis.path / f"{name}.png").is_file():
                 html += picture(analysis.path / f"{name}.png", caption)

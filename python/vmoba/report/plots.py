@@ -18,10 +18,12 @@ from .style import COLOURS, save
 def losses(runs: list[Run], path: Path) -> None:
     """Validation and smoothed training loss over steps."""
     figure, axes = plt.subplots(figsize=(6, 4.2))
-    for run, colour in zip(runs, COLOURS * len(runs)):
+    # Runs of one seed see the same noise: their training losses lie on each other, so every run has dashes of its own.
+    for index, (run, colour) in enumerate(zip(runs, COLOURS * len(runs))):
         if run.steps:
-            axes.plot([s["step"] for s in run.steps], [s.get("smoothed", s["loss"]) for s in run.steps], color=colour, alpha=0.45, lw=1,
-                      marker="." if len(run.steps) == 1 else "", label=f"{run.name}, training (smoothed)")  # fmt: skip
+            axes.plot([s["step"] for s in run.steps], [s.get("smoothed", s["loss"]) for s in run.steps], color=colour, lw=1,
+                      ls="-" if index == 0 else (2 * index, (4, 4)), marker="." if len(run.steps) == 1 else "",
+                      label=f"{run.name}, training (smoothed)")  # fmt: skip
         if run.validations:
             axes.plot([v["step"] for v in run.validations], [v["validation_loss"] for v in run.validations], color=colour, marker="o",
                       ms=4, label=f"{run.name}, validation")  # fmt: skip
@@ -56,7 +58,7 @@ def time_split(runs: list[Run], path: Path) -> bool:
     """Parts of a step's time, a bar a run; false when no run has any."""
     if not any(run.median("seconds", part) > 0 for run in runs for part in PARTS):
         return False
-    figure, axes = plt.subplots(figsize=(9, 1.3 + 0.55 * len(runs)))
+    figure, axes = plt.subplots(figsize=(6.6, 1.6 + 0.55 * len(runs)))
     for row, run in enumerate(runs):
         left = 0.0
         for part, colour in zip(PARTS, COLOURS):
@@ -65,13 +67,15 @@ def time_split(runs: list[Run], path: Path) -> bool:
                 continue
             axes.barh(row, seconds, left=left, color=colour, label=part if row == 0 else None)
             left += seconds
-        axes.text(left, row, f"  {left:.2f} s", va="center")
+        whole = run.median("seconds", "step")  # medians of parts do not add up to it
+        axes.text(left, row, f"  {left if whole != whole else whole:.2f} s", va="center")
     axes.set_yticks(range(len(runs)), [run.name for run in runs])
     axes.invert_yaxis()
-    axes.set(xlabel="seconds a step (median)", title="Where a step's time goes")
+    axes.set(xlabel="seconds a step (median)")
+    axes.set_title("Where a step's time goes", pad=28)
     axes.margins(x=0.15)
     axes.grid(axis="y", visible=False)
-    axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(PARTS))
     save(figure, path)
     return True
 
@@ -142,7 +146,7 @@ def selections(analysis: Analysis, path: Path, columns: int = 6) -> bool:
     layers = sorted(analysis.maps)[:6]
     blocks = {layer["layer"]: layer["selection"]["block"] for layer in analysis.figures.get("layers", []) if "selection" in layer}
     aspect = analysis.frames.shape[1] / analysis.frames.shape[2]
-    figure, axes = plt.subplots(len(layers), len(shown), figsize=(1.9 * len(shown), (1.9 * aspect + 0.3) * len(layers)), squeeze=False)
+    figure, axes = plt.subplots(len(layers), len(shown), figsize=(1.4 * len(shown), (1.4 * aspect + 0.3) * len(layers)), squeeze=False)
     for row, layer in enumerate(layers):
         for column, t in enumerate(shown):
             cell = axes[row][column]
@@ -155,6 +159,6 @@ def selections(analysis: Analysis, path: Path, columns: int = 6) -> bool:
             if row == 0:
                 cell.set_title(f"frame {t}" + (" (query)" if t == qt else ""), fontsize=9)
             if column == 0:
-                cell.set_ylabel(f"layer {layer}\n{blocks.get(layer, '')}", fontsize=9)
-    save(figure, path)
+                cell.set_ylabel(f"layer {layer}\n{blocks.get(layer, '')}")
+    save(figure, path, dpi=150)
     return True
