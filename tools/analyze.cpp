@@ -225,7 +225,7 @@ int analyze(const Options& options, const CLI::App& command) {
               {"tokens", grid.tokens()},
               {"queries_sampled", std::min(options.queries, grid.tokens())},
               {"layers", Json::array()}};
-  Table table({"layer", "1D", "2D", "3D", "most", "top 25 %", "p10..p90", "half in", "least..most", "density"});
+  Table table({"layer", "1D", "2D", "3D", "top 25 %", "p10..p90", "half in", "least..most", "density"});
   for (const LayerAnalysis& layer : layers) {
     Json one = {{"layer", layer.layer}, {"heads", Json::array()}};
     std::array<double, 3> lift{};
@@ -250,13 +250,13 @@ int analyze(const Options& options, const CLI::App& command) {
     for (const double value : pick.density) density += value / static_cast<double>(pick.density.size());
     if (!pick.density.empty())
       one["selection"] = {{"block", pick.block}, {"policy", pick.policy}, {"density", pick.density}};
-    const auto strongest = static_cast<int>(std::max_element(lift.begin(), lift.end()) - lift.begin());
-    table.add(
-        {std::to_string(layer.layer), fmt::format("{:.2f}x", lift[0]), fmt::format("{:.2f}x", lift[1]),
-         fmt::format("{:.2f}x", lift[2]), fmt::format("{}D", strongest + 1), fmt::format("{:.1f} %", 100 * mean(top)),
-         fmt::format("{:.0f}..{:.0f} %", 100 * quantile(top, 0.1), 100 * quantile(top, 0.9)),
-         fmt::format("{:.2f} %", 100 * pairs / layer.heads[0].all_pairs), fmt::format("{:.0f}..{:.0f}", least, most),
-         pick.density.empty() ? "dense" : fmt::format("{:.3f}", density)});
+    const double all = layer.heads[0].all_pairs;
+    table.add({std::to_string(layer.layer), fmt::format("{:.2f}x", lift[0]), fmt::format("{:.2f}x", lift[1]),
+               fmt::format("{:.2f}x", lift[2]), fmt::format("{:.1f} %", 100 * mean(top)),
+               fmt::format("{:.0f}..{:.0f} %", 100 * quantile(top, 0.1), 100 * quantile(top, 0.9)),
+               fmt::format("{:.2f} %", 100 * pairs / all),
+               fmt::format("{:.1f}..{:.1f} %", 100 * least / all, 100 * most / all),
+               pick.density.empty() ? "dense" : fmt::format("{:.3f}", density)});
     out["layers"].push_back(one);
   }
   io::write_file(options.out + "/analysis.json", out.dump(1) + "\n");
@@ -264,15 +264,15 @@ int analyze(const Options& options, const CLI::App& command) {
     print(out);
     return exit_fine;
   }
-  print(fmt::format("{} at step {}, {} tokens ({}), noise {:g}, clip {}\n\n", checkpoint.folder, checkpoint.step,
+  print(fmt::format("{} at step {}\n{} tokens ({}), noise {:g}, clip {}\n\n", checkpoint.folder, checkpoint.step,
                     grid.tokens(), to_text(grid), options.sigma, out["clip"].get<std::string>()));
   print(table);
   print(
       fmt::format("\n1D, 2D, 3D: attention on the keys near in time, in space, in both, over what\n"
-                  "uniform attention would put there; most: the largest of them.\n"
+                  "uniform attention would put there.\n"
                   "Top 25 %: attention on a query's best quarter of the keys; p10..p90 of queries.\n"
                   "Half in: share of all query-key pairs that holds half of the attention;\n"
-                  "least..most: such pairs over the heads. Density: of what the policy selects.\n"
+                  "least..most: the same over the heads. Density: of what the policy selects.\n"
                   "{0}/ now has neighbourhoods.png, top_quarter.png,\n"
                   "half_pairs.png, analysis.json, selections.safetensors\n",
                   options.out));

@@ -8,8 +8,12 @@
 
 namespace vmoba::tools {
 
+inline constexpr std::size_t text_columns = 80;  // of help, tables and sentences: those of a terminal
+
 // text broken at spaces into lines of at most width characters; line ends in it stay, words that are longer stay whole.
 std::string wrapped(const std::string& text, std::size_t width);
+// The same for text that begins at column `indent` and stays right of it.
+std::string hanging(const std::string& text, std::size_t indent);
 
 class HelpFormatter : public CLI::Formatter {
  public:

@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "tools/help.hpp"
 #include "tools/output.hpp"
 #include "tools/parse.hpp"
 #include "tools/verb.hpp"
@@ -44,7 +45,7 @@ Run setup_info(CLI::App& command) {
     print(fmt::format("vmoba     {} ({})\n", here.version, here.commit));
     print(fmt::format("torch     {}\n", here.torch.empty() ? "not built in" : here.torch));
     print(fmt::format("cpu       {}, {} cores\n", here.cpu, here.cores));
-    print(fmt::format("features  {}\n", features.empty() ? "none that matter here" : features));
+    print(fmt::format("features  {}\n", features.empty() ? "none that matter here" : hanging(features, 10)));
     print(fmt::format("memory    {}, {} available\n", bytes_text(static_cast<double>(here.memory)),
                       bytes_text(static_cast<double>(here.memory_available))));
     print(fmt::format("system    {}, compiler {}\n\n", here.system, here.compiler));

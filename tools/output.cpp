@@ -10,6 +10,8 @@
 #include <cmath>
 #include <cstdio>
 
+#include "tools/help.hpp"
+
 namespace vmoba::tools {
 
 namespace {
@@ -53,8 +55,15 @@ std::string Table::text() const {
     while (!out.empty() && out.back() == ' ') out.pop_back();
     return out + "\n";
   };
+  // A last column of sentences is broken at spaces where the line is longer than a terminal.
+  std::size_t before_last = 0;
+  for (std::size_t c = 0; c + 1 < width.size(); ++c) before_last += width[c] + 2;
+  const auto broken = [&](const std::string& text) {
+    if (text.size() <= text_columns + 1 || right.back() || before_last + 20 > text_columns) return text;
+    return text.substr(0, before_last) + hanging(text.substr(before_last), before_last) + "\n";
+  };
   std::string out = line(head_);
-  for (const auto& row : rows_) out += line(row);
+  for (const auto& row : rows_) out += broken(line(row));
   return out;
 }
 

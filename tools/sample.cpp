@@ -13,6 +13,7 @@
 #include "dit/sample/quality.hpp"
 #include "dit/train/tensors.hpp"
 #include "io/file.hpp"
+#include "tools/help.hpp"
 #include "tools/interrupt.hpp"
 #include "tools/output.hpp"
 #include "tools/parse.hpp"
@@ -152,11 +153,11 @@ void choose_size(Options& options, const dit::Checkpoint& checkpoint, const dit:
                                                  options.width > 0 ? options.width : 8 * latent[2]);
 }
 
-// A prompt for a table: at most 40 bytes, whole characters.
-std::string shortened(const std::string& prompt) {
+// A prompt for a table: at most so many bytes, whole characters.
+std::string shortened(const std::string& prompt, std::size_t bytes) {
   if (prompt.empty()) return "(none)";
-  if (prompt.size() <= 40) return prompt;
-  std::size_t end = 37;
+  if (prompt.size() <= bytes) return prompt;
+  std::size_t end = bytes - 3;
   while (end > 0 && (static_cast<unsigned char>(prompt[end]) & 0xC0) == 0x80) --end;
   return prompt.substr(0, end) + "...";
 }
@@ -237,6 +238,10 @@ int run_sample(const CLI::App& command, Options& options) {
   std::vector<std::string> head{"prompt", "file", "flicker", "motion"};
   if (options.compare) head.insert(head.end(), {"PSNR", "SSIM"});
   Table table(head);
+  // What the other columns leave of a terminal's.
+  const std::size_t taken =
+      (options.compare ? 37 : 19) + (options.out.empty() ? 4 : dit::numbered_path(options.out, count, count).size());
+  const std::size_t prompt_columns = std::clamp<std::size_t>(text_columns - std::min(text_columns, taken), 12, 40);
   for (std::size_t i = 0; i < count; ++i) {
     Json clip = {{"prompt", contexts.prompts[i]},
                  {"flicker", finite_or_null(dit::flicker(way.clips[i]))},
@@ -267,7 +272,8 @@ int run_sample(const CLI::App& command, Options& options) {
       }
     }
     const double flicker = dit::flicker(way.clips[i]);  // NaN where everything moves
-    table.add({shortened(contexts.prompts[i]), path, std::isnan(flicker) ? "-" : fmt::format("{:.2f}", flicker),
+    table.add({shortened(contexts.prompts[i], prompt_columns), path,
+               std::isnan(flicker) ? "-" : fmt::format("{:.2f}", flicker),
                fmt::format("{:.2f}", dit::frame_difference(way.clips[i])), psnr, ssim});
     json["clips"].push_back(clip);
   }
@@ -286,7 +292,7 @@ int run_sample(const CLI::App& command, Options& options) {
   } else {
     print(fmt::format("{} for {} steps\n", seconds_text(way.seconds), options.sample.steps));
   }
-  print("flicker, motion: mean change from frame to frame where little moves, and of all pixels, of 255\n");
+  print("flicker, motion: mean change from frame to frame where nothing moves, and of all\npixels, of 255\n");
   return exit_fine;
 }
 

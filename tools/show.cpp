@@ -81,7 +81,7 @@ Run setup_show(CLI::App& command) {
                  {"blocks", blocks},
                  {"heads", heads}});
     } else {
-      print(fmt::format("grid {}, block {}, {} blocks; rows of a picture are query blocks, columns key blocks\n\n",
+      print(fmt::format("grid {}, block {}, {} blocks;\nrows of a picture are query blocks, columns key blocks\n\n",
                         to_text(keys.grid()), to_text(keys.block()), blocks));
       print(table);
       print(fmt::format("\n{} written\n", options->out));

@@ -25,6 +25,8 @@ def test_analyze_writes_pictures_and_figures(vmoba, runs):
     out = runs / "analysis"
     result = vmoba("analyze", "--checkpoint", runs / "sparse", "--out", out, "--queries", 40)
     assert result.returncode == 0, result.stderr
+    told = [line for line in result.stdout.splitlines() if str(runs) not in line]
+    assert len(told) > 10 and max(map(len, told)) <= 80
     figures = json.loads((out / "analysis.json").read_text())
     assert figures["tokens"] == 3 * 5 * 7
     assert len(figures["layers"]) == 3

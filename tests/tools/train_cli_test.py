@@ -174,6 +174,15 @@ def test_sample_compares_dense_and_sparse(run, tmp_path):
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "latents.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("more", [[], ["--compare"]])
+def test_what_sample_prints_fits_a_terminal(run, tmp_path, more):
+    out, _ = run
+    result = vmoba("sample", "--checkpoint", out, "--prompt", "a red disc " * 20, "--steps", 1, "--threads", 1, "--out", "a-red-disc-or-two.mp4",
+                   *more, cwd=tmp_path)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "a red disc" in result.stdout and max(map(len, result.stdout.splitlines())) <= 80
+
+
 def test_sample_takes_prompts_from_a_file_and_other_sizes(run, tmp_path):
     out, _ = run
     (tmp_path / "prompts.txt").write_text("one\n# left out\ntwo\n")

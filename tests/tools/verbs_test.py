@@ -66,9 +66,12 @@ def test_info(vmoba, told):
     for backend in info["backends"]:
         assert backend["available"] == (backend["reason"] == "")
     assert {preset["name"]: preset["tokens"] for preset in info["presets"]}["paper-81x480x832"] == 32760
+    assert max(map(len, text.stdout.splitlines())) <= 80
+    words = " ".join(text.stdout.split())
+    assert all(" ".join((backend["reason"] or backend["description"]).split()) in words for backend in info["backends"])
     # The table of presets spells blocks and policies as the other verbs read them.
     table = text.stdout.split("\npreset ")[1].splitlines()[1:]
-    assert len(table) == len(info["presets"]) and all(len(row) <= 80 for row in table)
+    assert len(table) == len(info["presets"])
     for row, preset in zip(table, info["presets"]):
         name, grid, *blocks, policy = row.split()
         assert (name, grid) == (preset["name"], "x".join(map(str, preset["grid"]))) and len(blocks) == 3
