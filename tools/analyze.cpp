@@ -286,18 +286,19 @@ Run setup_analyze(CLI::App& command) {
   command
       .add_option("--checkpoint", options->checkpoint, "a training run, one of its checkpoints, or a diffusers folder")
       ->required();
-  command.add_option("--clip", options->clip, "a video file; a rendered clip when left out");
+  command.add_option("--clip", options->clip, "a video file; left out: a rendered clip");
   command.add_option("--start", options->start, "seconds into the clip")->capture_default_str();
-  command.add_option("--prompt", options->prompt, "caption of the clip");
-  command.add_option("--grid", options->grid, "latents T,Y,X; those of the training run when left out");
+  command.add_option("--prompt", options->prompt, "caption of the clip; left out: none");
+  command.add_option("--grid", options->grid, "latents T,Y,X; left out: those of the training run");
   command.add_option("--sigma", options->sigma, "share of noise in the latents, 0..1")->capture_default_str();
-  command.add_option("--queries", options->queries, "query rows sampled a head")->capture_default_str();
+  command.add_option("--queries", options->queries, "queries looked at in every head, spread over the clip")
+      ->capture_default_str();
   command.add_option("--seed", options->seed, "seed of the noise and of a rendered clip")->capture_default_str();
-  command.add_option("--threads", options->threads, threads_help);
-  options->plan.declare(command, "what the checkpoint was trained with, or threshold:0.25");
+  command.add_option("--threads", options->threads, threads_help)->capture_default_str();
+  options->plan.declare(command, "as in training, else threshold:0.25", true);
   command.add_option("--out", options->out, "folder of pictures, analysis.json and selections.safetensors")
       ->capture_default_str();
-  command.add_flag("--json", options->json, "for machines");
+  command.add_flag("--json", options->json, json_help);
   return [options, &command] { return analyze(*options, command); };
 }
 

@@ -151,14 +151,15 @@ Run setup_check(CLI::App& command) {
     std::int64_t threads = 5, seed = 1;
   };
   auto options = std::make_shared<Options>();
-  command.add_option("--backend", options->backend, "one backend by name; every one that runs here when left out");
+  command.add_option("--backend", options->backend, "one backend by name; left out: every one that runs here");
   command.add_option("--dtype", options->dtypes, "dtypes apart by commas")->capture_default_str();
-  CLI::Option* quick = command.add_flag("--quick", options->quick, "the fixed problems and 4 random ones a dtype");
+  CLI::Option* quick =
+      command.add_flag("--quick", options->quick, "the fixed problems and 4 random ones a dtype; left out: 16");
   command.add_flag("--full", options->full, "60 random problems a dtype, larger ones")->excludes(quick);
   command.add_option("--threads", options->threads, "threads whose results must equal those of one")
       ->capture_default_str();
   command.add_option("--seed", options->seed, "seed of the random problems")->capture_default_str();
-  command.add_flag("--json", options->json, "for machines");
+  command.add_flag("--json", options->json, json_help);
   command.footer(
       "A result fails where it errs, over all its elements or in its worst row, by more than its budget: 2x (out, lse) "
       "or 3x (gradients) what the naive computation errs by in the same dtype, which is its error as measured, or as "

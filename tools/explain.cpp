@@ -55,8 +55,9 @@ Run setup_explain(CLI::App& command) {
   };
   auto options = std::make_shared<Options>();
   options->call.declare(command);
-  command.add_option("--cost", options->costs, "costs of this machine, written by vmoba bench --fit --out");
-  command.add_flag("--json", options->json, "for machines");
+  command.add_option("--cost", options->costs,
+                     "costs of this machine, written by vmoba bench --fit --out; left out: those built in");
+  command.add_flag("--json", options->json, json_help);
   command.footer("Example: vmoba explain --grid 21,30,52 --block 7,5,13 --policy threshold:0.25");
   return [options] {
     const Problem problem(options->call.problem());

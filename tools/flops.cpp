@@ -49,16 +49,18 @@ Run setup_flops(CLI::App& command) {
     bool json = false;
   };
   auto options = std::make_shared<Options>();
-  command.add_option("--layers", options->model.layers, "layers")->capture_default_str();
+  command.add_option("--layers", options->model.layers, "transformer layers")->capture_default_str();
   command.add_option("--heads", options->model.heads, "heads H")->capture_default_str();
   command.add_option("--dim", options->model.dim, "head dim D")->capture_default_str();
   command.add_option("--ffn", options->model.ffn, "width of the feed-forward layer")->capture_default_str();
   command.add_option("--text", options->model.text, "text tokens L of the cross-attention")->capture_default_str();
-  command.add_option("--preset", options->preset, "one preset's grid and blocks instead of the paper's table");
-  command.add_option("--grid", options->grid, "one grid T,Y,X instead of the paper's table");
-  command.add_option("--blocks", options->blocks, "blocks N, mean over layers; else those of the preset");
-  command.add_option("--density", options->density, "share of pairs kept, own block included, 0..1");
-  command.add_flag("--json", options->json, "for machines");
+  command.add_option("--preset", options->preset,
+                     "one configuration by name instead of the paper's table (see vmoba info)");
+  command.add_option("--grid", options->grid, "one token grid T,Y,X instead of the paper's table");
+  command.add_option("--blocks", options->blocks, "blocks N, mean over layers; left out: those of the preset");
+  command.add_option("--density", options->density,
+                     "share of pairs kept, own block included, 0..1; left out: dense alone");
+  command.add_flag("--json", options->json, json_help);
   return [options] {
     const FlopsModel& model = options->model;
     for (const auto& [option, value] :

@@ -62,8 +62,10 @@ int run(int argc, char** argv) {
       return fail(fmt::format("argument {} is not UTF-8 text; write it as UTF-8, or rename the file", i), exit_usage);
   CLI::App app{"vmoba: sparse attention for video diffusion transformers"};
   app.name("vmoba");
-  app.formatter(std::make_shared<HelpFormatter>());  // the verbs inherit it
-  app.set_version_flag("--version", fmt::format("vmoba {} ({})", machine().version, machine().commit));
+  app.formatter(std::make_shared<HelpFormatter>());   // the verbs inherit it
+  app.set_help_flag("-h,--help", "print this help");  // so do the verbs
+  app.set_version_flag("--version", fmt::format("vmoba {} ({})", machine().version, machine().commit),
+                       "print version and commit");
   app.require_subcommand(0, 1);
   app.footer(
       "Each verb explains itself: vmoba VERB --help.\n"

@@ -25,6 +25,8 @@ class Table {
   std::vector<std::vector<std::string>> rows_;
 };
 
+inline constexpr const char* json_help = "print JSON instead of text";
+
 // Prints to stdout; main checks at the end that stdout took everything.
 void print(const std::string& text);
 void print(const char* text);

@@ -185,19 +185,20 @@ Grid scale_to(const Grid& grid, double tokens) {
 
 void CallOptions::declare(CLI::App& command) {
   command.add_option("--preset", preset, "named configuration: fills grid, block and policy (see vmoba info)");
-  command.add_option("--layer", layer, "layer of the preset's cycle of 1D, 2D, 3D blocks");
-  command.add_option("--grid", grid, "token grid T,Y,X after patchify");
-  command.add_option("--block", block, block_help);
-  command.add_option("--policy", policy, policy_help);
+  command.add_option("--layer", layer, "layer of the preset's cycle of 1D, 2D, 3D blocks")->capture_default_str();
+  command.add_option("--grid", grid, "token grid T,Y,X, after the patch");
+  command.add_option("--block", block, std::string(block_help) + "; left out: one block");
+  command.add_option("--policy", policy, std::string(policy_help) + "; left out: threshold:0.25");
   command.add_option("--heads", heads, "query heads H")->capture_default_str();
-  command.add_option("--kv-heads", kv_heads, "key and value heads G, dividing H; 0: as many as query heads");
+  command.add_option("--kv-heads", kv_heads, "key and value heads G, dividing H; 0: as many as query heads")
+      ->capture_default_str();
   command.add_option("--dim", dim, "head dim D")->capture_default_str();
   command.add_option("--batch", batch, "samples B")->capture_default_str();
   command.add_option("--text", text, "text tokens L of joint attention")->capture_default_str();
-  command.add_option("--text-at", text_at, "front or rear")->capture_default_str();
+  command.add_option("--text-at", text_at, "where the text tokens stand: front or rear")->capture_default_str();
   command.add_option("--dtype", dtype, "f32, bf16, f16, f64")->capture_default_str();
-  command.add_option("--backend", backend, "force one backend by name");
-  command.add_option("--threads", threads, threads_help);
+  command.add_option("--backend", backend, "one backend by name; left out: the best that takes the call");
+  command.add_option("--threads", threads, threads_help)->capture_default_str();
 }
 
 ProblemOptions CallOptions::problem() const {

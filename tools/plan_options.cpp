@@ -70,23 +70,26 @@ Schedule parse_schedule(const std::string& text, const std::string& option, Sche
   return schedule;
 }
 
-void PlanOptions::declare(CLI::App& command, const char* when_left_out) {
+void PlanOptions::declare(CLI::App& command, const char* when_left_out, bool checkpoint) {
+  const auto left_out = [&](const std::string& help, const std::string& otherwise) {
+    return help + "; left out: " + (checkpoint ? "as in training, else " : "") + otherwise;
+  };
   command.add_option(
       "--policy", policy,
       std::string("dense, a preset's name, threshold:TAU[:SCOPE] or topk:K[:SCOPE]; left out: ") + when_left_out);
-  command.add_option(
-      "--cycle", cycle,
-      std::string("blocks of layers 0, 1, 2, 0, ... as T,Y,X;T,Y,X;... (f: the whole axis, run:TOKENS), each with "
-                  "@POLICY for its own policy; left out: ") +
-          default_cycle);
-  command.add_option("--dense-layers", dense_layers, "layers that stay dense, for example 0,3");
+  command.add_option("--cycle", cycle,
+                     left_out("blocks of layers 0, 1, 2, 0, ... as T,Y,X;T,Y,X;... (f: the whole axis, run:TOKENS), "
+                              "each with @POLICY for its own policy",
+                              default_cycle));
+  command.add_option("--dense-layers", dense_layers, left_out("layers that stay dense, for example 0,3", "none"));
   command.add_option("--min-tokens", min_tokens,
-                     std::string("below so many tokens everything is dense; auto: a layer is dense where sparse is not "
-                                 "predicted to be quicker") +
-                         (default_min_tokens == Schedule::automatic ? "; left out: auto" : "; left out: 0"));
-  command.add_option("--cost", costs, "costs that auto predicts from, written by vmoba bench --fit --out");
+                     left_out("below so many tokens everything is dense; auto: a layer is dense where sparse is not "
+                              "predicted to be quicker",
+                              default_min_tokens == Schedule::automatic ? "auto" : "0"));
+  command.add_option("--cost", costs,
+                     "costs that auto predicts from, written by vmoba bench --fit --out; left out: those built in");
   command.add_option("--dense-path", dense_path,
-                     "who computes dense attention: auto (measured once), sdpa (torch), engine");
+                     left_out("who computes dense attention: auto (measured once), sdpa (torch), engine", "auto"));
 }
 
 bool PlanOptions::given(const CLI::App& command) const {

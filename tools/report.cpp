@@ -23,9 +23,11 @@ Run setup_report(CLI::App& command) {
   command.add_option("--analysis", options->analyses,
                      "a folder written by vmoba analyze, NAME=DIR or DIR; repeat for more");
   command.add_option("--out", options->out, "the page; pictures and report.json go beside it")->capture_default_str();
-  command.add_option("--title", options->title, "title of the page");
-  command.add_option("--python", options->python, "interpreter that has vmoba, matplotlib and OpenCV");
-  command.add_flag("--json", options->json, "print report.json");
+  command.add_option("--title", options->title, "title of the page; left out: the names of the runs");
+  command.add_option(
+      "--python", options->python,
+      "interpreter that has vmoba, matplotlib and OpenCV; left out: python3 of .venv beside the program, or of PATH");
+  command.add_flag("--json", options->json, json_help);
   return [options] {
     const auto path_of = [](const std::string& item) {
       const std::size_t equals = item.find('=');

@@ -304,7 +304,9 @@ Run setup_sample(CLI::App& command) {
       .add_option("--checkpoint", options->checkpoint,
                   "folder of a run, of one checkpoint, or a plain diffusers folder")
       ->required();
-  command.add_option("--prompt", options->prompts, "caption of the clip; may be given again for more clips")
+  command
+      .add_option("--prompt", options->prompts,
+                  "caption of the clip; may be given again for more clips; left out: none")
       ->take_all();
   command.add_option("--prompts", options->prompt_file, "file of prompts, one a line");
   command
@@ -312,16 +314,17 @@ Run setup_sample(CLI::App& command) {
                   "safetensors file with a text encoder's output, instead of a prompt")
       ->take_all();
   command.add_option("--negative", options->negative,
-                     "prompt (or embedding file) to steer away from; none: the null context");
+                     "prompt to steer away from, a file with --embedding; left out: the empty prompt");
   command.add_option("--out", options->out,
                      "clip.mp4, .webm, .gif, .mkv, or folder/ for PNG frames; numbered when there are several");
   command.add_option("--latents", options->latents, "also write the latents into this safetensors file");
-  command.add_option("--frames", options->frames, "of the clip; left out: as in training");
-  command.add_option("--height", options->height, "pixels; left out: as in training");
-  command.add_option("--width", options->width, "pixels; left out: as in training");
-  command.add_option("--fps", options->fps, "of the written clip; left out: as in training");
+  command.add_option("--frames", options->frames, "frames of the clip; left out: as in training");
+  command.add_option("--height", options->height, "pixels of the clip; left out: as in training");
+  command.add_option("--width", options->width, "pixels of the clip; left out: as in training");
+  command.add_option("--fps", options->fps, "frames a second of the written clip; left out: as in training");
   command.add_option("--steps", options->sample.steps, "Euler steps")->capture_default_str();
-  command.add_option("--shift", options->sample.shift, "of the time grid: 3 at 480p, 5 at 720p")->capture_default_str();
+  command.add_option("--shift", options->sample.shift, "shift of the time grid: 3 at 480p, 5 at 720p")
+      ->capture_default_str();
   command.add_option("--times", options->times, "time grid: euler (diffusers' FlowMatchEuler) or wan (Wan's pipeline)")
       ->capture_default_str();
   command.add_option("--guidance", options->sample.guidance, "classifier-free guidance; 1: none, half the time")
@@ -329,15 +332,16 @@ Run setup_sample(CLI::App& command) {
   command.add_option("--seed", options->sample.seed, "clip i starts from noise of seed + i")->capture_default_str();
   command.add_option("--batch", options->batch, "prompts sampled together")->capture_default_str();
   options->plan.default_min_tokens = Schedule::automatic;
-  options->plan.declare(command, "as in training");
+  options->plan.declare(command, "as in training, else dense", true);
   command.add_option("--schedule", options->plan.schedule,
-                     "dense_steps=N, dense_fraction=F (default 0.25), dense_layers=A+B, min_tokens=N or auto, "
-                     "refresh=N, apart by commas");
+                     "which steps and layers are dense, how often a selection is refreshed: dense_steps=N, "
+                     "dense_fraction=F (usually 0.25), dense_layers=A+B, min_tokens=N or auto, "
+                     "refresh=N, apart by commas; left out: as in training");
   command.add_flag("--compare", options->compare,
                    "dense and sparse from the same seed: clips side by side, PSNR, SSIM, times");
   command.add_flag("--ema", options->ema, "use the averaged weights");
-  command.add_option("--threads", options->threads, threads_help);
-  command.add_flag("--json", options->json, "print the result for machines");
+  command.add_option("--threads", options->threads, threads_help)->capture_default_str();
+  command.add_flag("--json", options->json, json_help);
   command.footer("Example: vmoba sample --checkpoint run --prompt \"a red ball\" --out clip.mp4 --compare");
   return [&command, options] { return run_sample(command, *options); };
 }

@@ -37,11 +37,11 @@ Run setup_show(CLI::App& command) {
   };
   auto options = std::make_shared<Options>();
   command.add_option("file", options->file, "a selection saved by Selection::save or Selection.save")->required();
-  command.add_option("--out", options->out, "the PNG")->capture_default_str();
+  command.add_option("--out", options->out, "PNG file to write")->capture_default_str();
   command.add_option("--sample", options->sample, "which sample of the batch")->capture_default_str();
-  command.add_option("--head", options->head, "which head; all of them when left out");
-  command.add_option("--cell", options->cell, "pixels of one block; about 320 a picture when left out");
-  command.add_flag("--json", options->json, "print density and counts for machines");
+  command.add_option("--head", options->head, "which head; left out: all of them");
+  command.add_option("--cell", options->cell, "pixels of one block; left out: about 320 a picture");
+  command.add_flag("--json", options->json, json_help);
   return [options] {
     const Selection selection = Selection::load_file(options->file).by_token();
     if (options->sample < 0 || options->sample >= selection.batch())

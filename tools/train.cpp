@@ -30,10 +30,12 @@ struct Options {
 
 void declare(CLI::App& command, Options& options) {
   command.add_option("--out", options.train.out, "folder of the run: metrics.jsonl, checkpoints/")->required();
-  command.add_flag("--resume", options.train.resume,
-                   "continue the newest checkpoint of --out; what is left out stays as it was");
+  command.add_flag(
+      "--resume", options.train.resume,
+      "continue the newest checkpoint of --out; what is left out stays as it was; of the options of attention, "
+      "--policy to --dense-path, give all or none");
   options.plan.default_min_tokens = Schedule::automatic;
-  options.plan.declare(command, "threshold:0.25");
+  options.plan.declare(command, "threshold:0.25", false);
   dit::visit_fields(options.train, [&](const char* name, auto& field, const char* help, dit::Role) {
     using Field = std::remove_reference_t<decltype(field)>;
     const std::string option = std::string("--") + name;
@@ -48,7 +50,7 @@ void declare(CLI::App& command, Options& options) {
       command.add_option(option, field, help)->capture_default_str();
     }
   });
-  command.add_flag("--json", options.json, "print the result for machines and nothing else");
+  command.add_flag("--json", options.json, json_help);
 }
 
 // A continued run: the saved options, and over them what stands on the command line.
@@ -185,7 +187,7 @@ Run setup_train(CLI::App& command) {
   declare(command, *options);
   command.footer(
       "Example: vmoba train --data videos --out run --steps 200\n"
-      "Many processes: torchrun --no-python --nproc-per-node 2 vmoba train --batch 2 ...\n"
+      "Many processes: torchrun --no-python --nproc-per-node 2 vmoba train --batch 2\n"
       "Ctrl-C finishes the step, saves and exits with 130; a second one stops at once.");
   return [&command, options] { return train(command, *options); };
 }

@@ -66,24 +66,27 @@ enum class Role : std::uint8_t {
 // Calls f(name, field, help, role) for every plain field; names are those of the program's options and of run.json.
 template <class Options, class F>
 void visit_fields(Options& o, F&& f) {
-  f("init", o.init, "start from the weights of this folder (ours, or a plain diffusers one)", Role::fixed);
+  f("init", o.init,
+    "start from the weights of this folder: a run, one checkpoint, or a plain diffusers folder; left out: random "
+    "weights",
+    Role::fixed);
   f("layers", o.model.num_layers, "transformer layers", Role::fixed);
   f("heads", o.model.num_attention_heads, "attention heads H", Role::fixed);
   f("head-dim", o.model.attention_head_dim, "head dim D, a multiple of 8", Role::fixed);
   f("ffn", o.model.ffn_dim, "width of the feed-forward layers", Role::fixed);
-  f("patch", o.model.patch_size, "latents a token, T,Y,X", Role::fixed);
+  f("patch", o.model.patch_size, "latents that make one token, T,Y,X", Role::fixed);
   f("text-dim", o.model.text_dim, "width of the text embedding", Role::fixed);
 
-  f("data", o.data.directory, "folder of videos; none: clips rendered by the program", Role::free);
+  f("data", o.data.directory, "folder of videos; left out: clips rendered by the program", Role::free);
   f("cache", o.data.cache,
-    "folder for latents that runs share; none: OUT/latents, or in memory when clips are rendered", Role::free);
-  f("fps", o.data.fps, "frames a second that videos are sampled at", Role::fixed);
+    "folder for latents that runs share; left out: OUT/latents, or memory where clips are rendered", Role::free);
+  f("fps", o.data.fps, "frames a second that videos are read at", Role::fixed);
   f("height", o.data.height, "pixels that videos are resized to", Role::fixed);
   f("width", o.data.width, "pixels that videos are resized to", Role::fixed);
   f("crop", o.data.crop, "latents of one sample, T,Y,X", Role::fixed);
-  f("rendered-clips", o.data.rendered_clips, "different clips when rendered", Role::fixed);
+  f("rendered-clips", o.data.rendered_clips, "number of clips where they are rendered", Role::fixed);
   f("held-out", o.data.held_out, "share of the data kept for validation", Role::fixed);
-  f("data-seed", o.data.seed, "of rendered clips and crops; the same for runs that are compared", Role::fixed);
+  f("data-seed", o.data.seed, "seed of rendered clips and crops; the same for runs that are compared", Role::fixed);
   f("text-length", o.data.text_length, "bytes of a caption, L", Role::fixed);
   f("loader-threads", o.data.threads, "threads that prepare data", Role::free);
 
@@ -92,15 +95,15 @@ void visit_fields(Options& o, F&& f) {
   f("accumulate", o.accumulate, "backward passes a step", Role::fixed);
   f("lr", o.lr, "peak learning rate", Role::fixed);
   f("lr-schedule", o.lr_schedule, "cosine (to a tenth) or constant", Role::fixed);
-  f("warmup", o.warmup, "steps until the peak", Role::fixed);
-  f("weight-decay", o.weight_decay, "of matrices", Role::fixed);
-  f("beta1", o.beta1, "AdamW", Role::fixed);
-  f("beta2", o.beta2, "AdamW", Role::fixed);
+  f("warmup", o.warmup, "steps until the peak learning rate", Role::fixed);
+  f("weight-decay", o.weight_decay, "weight decay of matrices", Role::fixed);
+  f("beta1", o.beta1, "AdamW: decay of the mean of gradients", Role::fixed);
+  f("beta2", o.beta2, "AdamW: decay of the mean of their squares", Role::fixed);
   f("clip", o.clip, "largest gradient norm; 0: no clipping", Role::fixed);
   f("caption-dropout", o.caption_dropout, "share of samples without caption, for guidance", Role::fixed);
   f("times", o.times, "distribution of training times: logit-normal or uniform", Role::fixed);
-  f("shift", o.shift, "shift of training times", Role::fixed);
-  f("seed", o.seed, "of weights, noise, times and dropout", Role::fixed);
+  f("shift", o.shift, "shift of training times towards noise; 1: none", Role::fixed);
+  f("seed", o.seed, "seed of weights, noise, times and dropout", Role::fixed);
   f("bf16", o.bf16, "autocast to bfloat16; weights stay float32", Role::fixed);
   f("activation-checkpointing", o.activation_checkpointing, "recompute each block in backward: less memory",
     Role::free);

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import subprocess
 
 import program
@@ -33,6 +34,19 @@ def test_help_is_wrapped_and_not_cut(vmoba):
     assert "a layer is dense where sparse is not predicted to be quicker; left out: auto" in said
     assert "--times TEXT=logit-normal" in said and "this process's share of the cores" in said
     assert "exits with 130; a second one stops at once." in said
+
+
+def test_help_speaks_with_one_voice(vmoba):
+    needless = "--out --latents --only --preset --blocks --grid --clip --analysis --embedding --prompts".split()
+    for verb in VERBS:
+        entries = [" ".join(entry.split()) for entry in vmoba(verb, "--help").stdout.split("\n\nExample")[0].split("\n  --")[1:]]
+        assert "json print JSON instead of text" in entries[-1], verb
+        for entry in entries:
+            assert "when left out" not in entry and "; none: " not in entry, (verb, entry)
+            # Every option of a value says what stands where it is left out.
+            option, kind = re.match(r"(\S+)(?: (\[?(?:TEXT|INT|UINT|FLOAT)\S*))?", entry).groups()
+            if kind and "=" not in kind and "REQUIRED" not in entry and f"--{option}" not in needless:
+                assert "left out: " in entry, (verb, entry)
 
 
 def test_version(vmoba):

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "tools/bench/data.hpp"
+#include "tools/output.hpp"
 #include "tools/parse.hpp"
 #include "vmoba/backend.hpp"
 #include "vmoba/error.hpp"
@@ -103,7 +104,8 @@ Block shrink(const Block& block, const Grid& from, const Grid& to) {
 void declare(CLI::App& command, BenchOptions& o) {
   command.add_option("--suite", o.suite,
                      "issue: what the README promises, at 8K tokens, and memory at 33K; targets: every target of the "
-                     "cpu engine, a line each; sweeps: over tokens, density, blocks and dtypes, some minutes");
+                     "cpu engine, a line each; sweeps: over tokens, density, blocks and dtypes, some minutes; left "
+                     "out: what --preset, --tokens and the rest say");
   command.add_option("--only", o.only, "with --suite targets: the lines that hold one of these words, apart by commas");
   command.add_flag("--quick", o.quick, "with --suite targets, sweeps or --fit: fewer tokens and rounds, noisier");
   command.add_flag("--fit", o.fit,
@@ -112,32 +114,35 @@ void declare(CLI::App& command, BenchOptions& o) {
       ->capture_default_str();
   command.add_option("--tokens", o.tokens, "tokens to scale the grids to, apart by commas; blocks shrink with them")
       ->capture_default_str();
-  command.add_option("--heads", o.heads, "heads H")->capture_default_str();
+  command.add_option("--heads", o.heads, "query heads H")->capture_default_str();
   command.add_option("--dim", o.dims, "head dims D, apart by commas")->capture_default_str();
   command
-      .add_option("--dtype", o.dtypes, "dtypes of ours, apart by commas; torch runs f32 and bf16, the better counts")
+      .add_option("--dtype", o.dtypes,
+                  "dtypes vmoba runs in, apart by commas; torch runs f32 and bf16, the better counts")
       ->capture_default_str();
   command.add_option("--blocks", o.blocks,
                      "blocks T,Y,X;T,Y,X;run:TOKENS;... instead of the preset's 1D, 2D and 3D, cut to the grid");
   command.add_option("--density", o.density,
-                     "densities, apart by commas: tau is searched for; else the preset's policy");
-  command.add_option("--tau", o.tau, "thresholds, apart by commas");
+                     "densities, apart by commas: tau is searched for; left out: the preset's policy");
+  command.add_option("--tau", o.tau, "thresholds, apart by commas; left out: the preset's policy");
   command.add_option("--direction", o.direction, "forward, forward+backward or both")->capture_default_str();
   command.add_option("--data", o.data, "random, smooth, rendered, clip:FILE, apart by commas")->capture_default_str();
   command.add_option("--seconds", o.seconds, "time for the rounds of one configuration; three rounds at least")
       ->capture_default_str();
   command.add_option("--repeats", o.repeats, "most rounds of one configuration")->capture_default_str();
-  command.add_option("--threads", o.threads, "threads; 0: one a core");
-  command.add_option("--backend", o.backend, "force one backend by name");
+  command.add_option("--threads", o.threads, "threads; 0: one a core")->capture_default_str();
+  command.add_option("--backend", o.backend, "one backend by name; left out: the best that runs here");
   command.add_option("--seed", o.seed, "seed of the data")->capture_default_str();
   command.add_flag("--memory", o.memory, "measure the memory of every configuration too, in child processes");
   command.add_flag("--no-flex", o.no_flex, "leave FlexAttention out: compiling it takes most of a minute");
-  command.add_option("--python", o.python, "interpreter that has vmoba, for FlexAttention and --plots");
+  command.add_option("--python", o.python,
+                     "interpreter that has vmoba, for FlexAttention and --plots; left out: python3 of .venv beside the "
+                     "program, or of PATH");
   command.add_option(
       "--out", o.out,
       "write the JSON (--fit: the cost file) to a file too; a folder: to MACHINE-COMMIT-SUITE.json there");
   command.add_flag("--plots", o.plots, "with --suite sweeps and --out: draw the sweeps beside the JSON");
-  command.add_flag("--json", o.json, "for machines");
+  command.add_flag("--json", o.json, json_help);
 }
 
 void check_bench(const CLI::App& command, const BenchOptions& o) {
