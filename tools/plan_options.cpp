@@ -44,6 +44,11 @@ bool is_preset(const std::string& text) {
   return false;
 }
 
+// What an option does, and what stands where it is left out.
+std::string with_default(const std::string& help, const std::string& otherwise, bool checkpoint) {
+  return help + "; left out: " + (checkpoint ? "as in training, else " : "") + otherwise;
+}
+
 }  // namespace
 
 Schedule parse_schedule(const std::string& text, const std::string& option, Schedule schedule) {
@@ -72,7 +77,7 @@ Schedule parse_schedule(const std::string& text, const std::string& option, Sche
 
 void PlanOptions::declare(CLI::App& command, const char* when_left_out, bool checkpoint) {
   const auto left_out = [&](const std::string& help, const std::string& otherwise) {
-    return help + "; left out: " + (checkpoint ? "as in training, else " : "") + otherwise;
+    return with_default(help, otherwise, checkpoint);
   };
   command.add_option(
       "--policy", policy,
@@ -88,13 +93,17 @@ void PlanOptions::declare(CLI::App& command, const char* when_left_out, bool che
                               default_min_tokens == Schedule::automatic ? "auto" : "0"));
   command.add_option("--cost", costs,
                      "costs that auto predicts from, written by vmoba bench --fit --out; left out: those built in");
-  command.add_option("--dense-path", dense_path,
-                     left_out("who computes dense attention: auto (measured once), sdpa (torch), engine", "auto"));
+}
+
+void PlanOptions::declare_dense_path(CLI::App& command, bool checkpoint) {
+  command.add_option(
+      "--dense-path", dense_path,
+      with_default("who computes dense attention: auto (measured once), sdpa (torch), engine", "auto", checkpoint));
 }
 
 bool PlanOptions::given(const CLI::App& command) const {
   for (const char* option : {"--policy", "--cycle", "--dense-layers", "--min-tokens", "--dense-path", "--cost"})
-    if (command.get_option(option)->count() > 0) return true;
+    if (const CLI::Option* one = command.get_option_no_throw(option); one && one->count() > 0) return true;
   return !schedule.empty();
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The options of train and sample that say what each layer's self-attention does.
+// The options of train, sample and analyze that say what each layer's self-attention does.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -16,6 +16,8 @@ struct PlanOptions {
   std::int64_t default_min_tokens = 0;
   // Set the default above before. when_left_out: of --policy; checkpoint: a trained plan stands where nothing is given.
   void declare(CLI::App& command, const char* when_left_out, bool checkpoint);
+  // --dense-path, of verbs whose dense layers take their time.
+  void declare_dense_path(CLI::App& command, bool checkpoint);
   bool given(const CLI::App& command) const;  // whether one of them stands on the command line
   // A plan from what is given. Defaults: threshold:0.25 over 3,f,f;f,4,5;4,4,5 (the 1D, 2D, 3D cycle). base: the plan
   // whose parts stay where nothing is given, or null. Throws Error (kind argument).

@@ -333,6 +333,7 @@ Run setup_sample(CLI::App& command) {
   command.add_option("--batch", options->batch, "prompts sampled together")->capture_default_str();
   options->plan.default_min_tokens = Schedule::automatic;
   options->plan.declare(command, "as in training, else dense", true);
+  options->plan.declare_dense_path(command, true);
   command.add_option("--schedule", options->plan.schedule,
                      "which steps and layers are dense, how often a selection is refreshed: dense_steps=N, "
                      "dense_fraction=F (usually 0.25), dense_layers=A+B, min_tokens=N or auto, "

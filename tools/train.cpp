@@ -36,6 +36,7 @@ void declare(CLI::App& command, Options& options) {
       "--policy to --dense-path, give all or none");
   options.plan.default_min_tokens = Schedule::automatic;
   options.plan.declare(command, "threshold:0.25", false);
+  options.plan.declare_dense_path(command, false);
   dit::visit_fields(options.train, [&](const char* name, auto& field, const char* help, dit::Role) {
     using Field = std::remove_reference_t<decltype(field)>;
     const std::string option = std::string("--") + name;

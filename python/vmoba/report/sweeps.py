@@ -214,12 +214,12 @@ def over_density(sweeps: Sweeps, path: Path) -> None:
                 runs = sorted(sweeps.flex, key=lambda run: run["density"])
                 for key, colour, label in (("seconds", GREEN, "FlexAttention"), ("vmoba_seconds", SKY, "vmoba.attend")):
                     axes.plot([r["density"] for r in runs], [r["sdpa_seconds"] / r[key] for r in runs], color=colour, marker="s", ms=4,
-                              lw=1.4, ls="--", label=f"{label} on whole tiles, without choosing")  # fmt: skip
+                              lw=1.4, ls="--", label=f"{label} on whole tiles, without selection")  # fmt: skip
             shared_axis(axes, "density", [0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0], row + 1 == len(data))
             speed_panel(axes, f"{direction}, {kind} data")
             if column == 0:
                 axes.set_ylabel(OVER_TORCH)
-    all_axes[flex_row][0].legend(fontsize=8, loc="upper right")
+    all_axes[flex_row][0].legend(fontsize=8, loc="lower left")
     finish(figure, sweeps, f"Speed-up over density, {tokens_text(sweeps.of('density'))}", path)
 
 
@@ -239,7 +239,7 @@ def over_blocks(sweeps: Sweeps, path: Path) -> None:
             shared_axis(axes, "number of blocks", sorted({float(p.blocks) for p in sweeps.of("blocks") if p.blocks}), row + 1 == len(data))
         speed_panel(speed, f"speed-up, {kind} data")
         speed.set_ylabel(OVER_TORCH)
-        share.set_title(f"choosing, {kind} data", fontsize=10)
+        share.set_title(f"selection, {kind} data", fontsize=10)
         share.set_ylabel("% of the time")
         share.set_ylim(0, None)
     all_axes[0][0].legend(fontsize=8)
@@ -288,8 +288,8 @@ def roofline(sweeps: Sweeps, path: Path) -> None:
     kinds = [
         ("torch-sdpa", GREY, "torch SDPA"),
         ("vmoba-dense", PINK, "our dense"),
-        ("vmoba-sparse", BLUE, "VMoBA, choosing included"),
-        ("select", GREEN, "choosing alone (gates)"),
+        ("vmoba-sparse", BLUE, "VMoBA, selection included"),
+        ("select", GREEN, "selection alone (gates)"),
     ]
     for contender, colour, label in kinds:
         for direction, marker in (*zip(DIRECTIONS, "o^"), ("select", "x")):
