@@ -65,8 +65,8 @@ void visit_coefficients(Model& m, F&& f) {
 const CostModel& default_costs(std::string_view backend);
 
 // The file that `vmoba bench --fit --out` writes: a line "vmoba-cost 1", then lines "name value", ended by \n or \r\n.
-// parse_costs treats the text as hostile and throws Error (kind file) naming `name` and the line: unknown, repeated or missing names, values that
-// are not finite or negative, more than 64 KB.
+// parse_costs treats the text as hostile and throws Error (kind file) naming `name` and the line: unknown, repeated or
+// missing names, values that are not finite or negative, more than 64 KB.
 std::string to_text(const CostModel& costs);
 CostModel parse_costs(std::string_view text, const std::string& name);
 
