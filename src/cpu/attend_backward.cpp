@@ -17,7 +17,10 @@ namespace {
 
 // One item a key/value head where there are enough of them to keep the threads busy; else its query heads are items of
 // their own and their indices are cut, and these follow each other through the key tiles. Keys are packed once an item,
-// so pieces have 1024 rows or more.
+// so pieces have 1024 rows or more; and where that costs no memory (fp32 gradients hold unfinished sums), 2048 at most.
+// An item of up to 4096 rows copies its q and dout, and sums dq, in memory of its own: rows of a head lie 4 KB apart
+// where eight heads of 128 are side by side, fall into a sixteenth of the sets of L1 and L2, and drove each other out
+// before they were used (22 % of the time of a dense backward went into waiting for them).
 // Sums of matrix tiles take 32 rows at a time, beginning anew with every window of indices. Windows follow the sample
 // alone and pieces are whole windows, so that the sums do not depend on where the indices are cut.
 bool in_tiles(const Tier& tier, const Problem& problem) { return tier.tiles && problem.dtype() == DType::bf16; }
@@ -26,11 +29,14 @@ std::int64_t window_of(const Problem& problem, std::int64_t b) {
   return cut_indices(indices_of(problem.sample(b)), wanted, 2048, std::int64_t{1} << 31).length;
 }
 
+// Sums can go straight into an fp32 gradient when whole vectors of every tier fit its rows.
+bool sums_in_place(const Problem& problem) { return problem.dtype() == DType::f32 && problem.dim() % 16 == 0; }
+
 Cut cut_backward(const Tier& tier, const Problem& problem, std::int64_t b, const Execution& execution) {
   const std::int64_t others = problem.batch() * problem.kv_heads(), threads = workers(execution);
   const std::int64_t wanted = threads == 1 || others >= 4 * threads ? 1 : (4 * threads + others - 1) / others;
   const std::int64_t indices = indices_of(problem.sample(b));
-  const Cut cut = cut_indices(indices, wanted, 1024, std::int64_t{1} << 31);
+  const Cut cut = cut_indices(indices, wanted, 1024, sums_in_place(problem) ? 2048 : std::int64_t{1} << 31);
   if (!in_tiles(tier, problem)) return cut;
   const std::int64_t window = window_of(problem, b), length = (cut.length + window - 1) / window * window;
   return {(indices + length - 1) / length, std::min(length, indices)};
@@ -57,15 +63,20 @@ struct Plan {
   std::vector<std::int64_t> links;  // items of a key/value head of each sample
   std::vector<std::int64_t> begin;  // first item of each sample
   std::int64_t worker_bytes = 0;    // scratch of an item
+  std::int64_t row_bytes = 0;       // its copies of q and dout; 0: none has any
   std::int64_t dq_bytes = 0;        // its fp32 sums of dq; 0: dq itself takes them
   bool kv_sums = false;             // unfinished dk and dv need fp32 memory of their own
   std::int64_t span = 1;            // key/value heads in a group
   std::int64_t slots = 0;           // those that may be unfinished at once: two groups
   std::int64_t slot_floats = 0;     // of dk, and as many of dv
+
+  std::int64_t item_bytes() const { return worker_bytes + row_bytes + dq_bytes; }
 };
 
-// Sums go straight into an fp32 gradient when whole vectors of every tier fit its rows.
-bool sums_in_place(const Problem& problem) { return problem.dtype() == DType::f32 && problem.dim() % 16 == 0; }
+// Whether an item of so many rows of q copies them.
+bool copies(const Tier& tier, const Problem& problem, std::int64_t rows) {
+  return !in_tiles(tier, problem) && rows <= 4096;
+}
 
 Plan plan_backward(const Tier& tier, const Problem& problem, const Execution& execution) {
   Plan plan;
@@ -80,7 +91,11 @@ Plan plan_backward(const Tier& tier, const Problem& problem, const Execution& ex
     plan.worker_bytes =
         std::max(plan.worker_bytes, in_tiles(tier, problem) ? tile_backward_scratch(problem.dim(), cut.length, heads)
                                                             : backward_scratch(problem.dim(), cut.length, heads));
-    if (!sums_in_place(problem)) plan.dq_bytes = std::max(plan.dq_bytes, aligned(heads * cut.length * width * 4));
+    const std::int64_t bytes = aligned(heads * cut.length * width * 4);
+    if (copies(tier, problem, heads * cut.length)) plan.row_bytes = std::max(plan.row_bytes, 2 * bytes);
+    if (copies(tier, problem, heads * cut.length) || !sums_in_place(problem)) {
+      plan.dq_bytes = std::max(plan.dq_bytes, bytes);
+    }
     if (problem.dtype() != DType::f32 && cut.pieces > 1) {
       plan.kv_sums = true;
       plan.slot_floats = std::max(plan.slot_floats, aligned(problem.sample(b).rows * width * 4) / 4);
@@ -111,14 +126,14 @@ void leave(void* turn, std::int64_t tile) {
 
 std::int64_t attend_backward_scratch_bytes(const Tier& tier, const Problem& problem, const Execution& execution) {
   const Plan plan = plan_backward(tier, problem, execution);
-  return workers(execution) * (plan.worker_bytes + plan.dq_bytes) + plan.slots * plan.slot_floats * 8;
+  return workers(execution) * plan.item_bytes() + plan.slots * plan.slot_floats * 8;
 }
 
 void attend_backward(const Tier& tier, const Problem& problem, const Selection* selection,
                      const BackwardTensors& tensors, const Execution& execution) {
   const Plan plan = plan_backward(tier, problem, execution);
   const std::int64_t items = plan.begin.back(), group = problem.heads() / problem.kv_heads();
-  const Memory memory(workers(execution) * (plan.worker_bytes + plan.dq_bytes));
+  const Memory memory(workers(execution) * plan.item_bytes());
   const Memory sums(plan.slots * plan.slot_floats * 8);
   std::vector<std::atomic<std::int64_t>> left(static_cast<std::size_t>(items));  // tiles each item has left
   std::vector<std::atomic<std::int64_t>> done(static_cast<std::size_t>(items));  // 1: all of the item is done
@@ -177,9 +192,13 @@ void attend_backward(const Tier& tier, const Problem& problem, const Selection* 
       item.dk_sum_stride = item.dk.stride;
       item.dv_sum_stride = item.dv.stride;
     }
-    char* scratch = memory.data() + worker * (plan.worker_bytes + plan.dq_bytes);
+    char* scratch = memory.data() + worker * plan.item_bytes();
     item.scratch = scratch;
-    if (plan.dq_bytes) item.dq_sum = reinterpret_cast<float*>(scratch + plan.worker_bytes);
+    const bool copied = copies(tier, problem, item.heads * cut.length);
+    if (copied) item.rows = reinterpret_cast<float*>(scratch + plan.worker_bytes);
+    if (copied || !sums_in_place(problem)) {
+      item.dq_sum = reinterpret_cast<float*>(scratch + plan.worker_bytes + plan.row_bytes);
+    }
     Turn turn{&left[static_cast<std::size_t>(i)],
               item.begins ? nullptr : &left[static_cast<std::size_t>(plan.begin[b] + place.previous)]};
     item.turn = &turn;

@@ -54,6 +54,15 @@ inline void clear_gradients_of_padding(const BackwardItem& item) {
   }
 }
 
+// fp32 copies of q (0), its sign turned, and dout (1) of a row, where the item has them.
+inline float* copied_row(const Backward& f, int which, std::int64_t head, std::int64_t at) {
+  const std::int64_t n = f.item.last - f.item.first;
+  return f.item.rows + ((which * f.item.heads + head) * n + at) * f.width;
+}
+inline void copy_row(float* to, const float* from, std::int64_t width) {
+  for (std::int64_t d = 0; d < width; d += lanes) store(to + d, load(from + d));
+}
+
 // Where dq of a row is summed.
 inline float* dq_row(const Backward& f, std::int64_t head, std::int64_t at) {
   const BackwardItem& item = f.item;
@@ -61,9 +70,9 @@ inline float* dq_row(const Backward& f, std::int64_t head, std::int64_t at) {
   return static_cast<float*>(item.dq.data) + head * item.dq_head + item.shape.row(item.first + at) * item.dq.stride;
 }
 
-// One group of at most tile_rows rows of one head against one tile of keys; `following` rows come after it in the list.
+// One group of at most tile_rows rows of one head against one tile of keys; the `following` rows at `after` come next.
 inline void backward_group(Backward& f, const KeyTile& tile, Ahead& ahead, std::int64_t head, const std::int32_t* list,
-                           int rows, int following) {
+                           int rows, const std::int32_t* after, int following) {
   const BackwardItem& item = f.item;
   const ItemShape& s = item.shape;
   const int dim = static_cast<int>(s.dim), vectors = tile.vectors(), columns = (dim + lanes - 1) / lanes;
@@ -72,18 +81,20 @@ inline void backward_group(Backward& f, const KeyTile& tile, Ahead& ahead, std::
   const Vec sign = set(f.scale.sign), c = set(f.scale.magnitude);
   float* targets[tile_rows + row_slack];
   for (int i = 0; i < rows; ++i) {
-    widen_row(f.q + i * row_stride, row_of(q, s, item.first + list[i]), s, sign);
-    widen_row(f.dout + i * row_stride, row_of(dout, s, item.first + list[i]), s, set(1.0f));
-    targets[i] = dq_row(f, head, list[i]);
-    // Rows are spread over more than L2 holds: asking for dq now and for the next group's q and dout (up to 18 % of the
-    // time of a group, 45 -> 54 % of 1/density at 12 keys, 85 -> 91 % at 128).
-    for (int d = 0; d < dim; d += 16) __builtin_prefetch(targets[i] + d, 1, 3);
-    if (i < following) {
-      ask_for_row<2>(q, s, item.first + list[rows + i]);
-      ask_for_row<2>(dout, s, item.first + list[rows + i]);
+    if (item.rows) {
+      copy_row(f.q + i * row_stride, copied_row(f, 0, head, list[i]), f.width);
+      copy_row(f.dout + i * row_stride, copied_row(f, 1, head, list[i]), f.width);
+    } else {
+      widen_row(f.q + i * row_stride, row_of(q, s, item.first + list[i]), s, sign);
+      widen_row(f.dout + i * row_stride, row_of(dout, s, item.first + list[i]), s, set(1.0f));
     }
+    targets[i] = dq_row(f, head, list[i]);
   }
   for (int i = rows; i < rows + row_slack; ++i) targets[i] = f.nowhere;
+  // Rows are spread over more than L2 holds: asking for dq of this group and for q and dout of the next (up to 18 % of
+  // the time of a group, 45 -> 54 % of 1/density at 12 keys, 85 -> 91 % at 128).
+  const int key_panels = (vectors + 1) / 2, panels = (columns + 1) / 2;
+  RowsAhead results{rows, (rows + key_panels - 1) / key_panels}, inputs{following, (following + panels - 1) / panels};
 
   for (int g = 0; g < vectors; g += 2) {
     const std::int64_t at = (g / 2) * s.dim * panel;
@@ -96,6 +107,9 @@ inline void backward_group(Backward& f, const KeyTile& tile, Ahead& ahead, std::
       multiply_panel<1, false, row_stride, 1, lanes>(f.dout, f.vt + at, rows, dim, ds);
     }
     ahead.step();
+    results.step([&](int i) {
+      for (int d = 0; d < dim; d += 16) __builtin_prefetch(targets[i] + d, 1, 3);
+    });
   }
   for (int i = 0; i < rows; ++i) {
     float *p = f.p + i * score_stride, *ds = f.ds + i * score_stride;
@@ -111,7 +125,7 @@ inline void backward_group(Backward& f, const KeyTile& tile, Ahead& ahead, std::
   }
 
   for (int g = 0; g < columns; g += 2) {
-    const Regular dv{f.dv + g * lanes, f.width}, dk{f.dk + g * lanes, f.width};
+    const Regular dv{f.dv + g * lanes, f.width + 16}, dk{f.dk + g * lanes, f.width + 16};
     const Scattered dq{targets, g * lanes};
     const float* b = f.k + static_cast<std::int64_t>(g / 2) * tile.count * panel;
     if (g + 1 < columns) {
@@ -124,6 +138,18 @@ inline void backward_group(Backward& f, const KeyTile& tile, Ahead& ahead, std::
       multiply_panel<1, true, score_stride, 1, lanes>(f.ds, b, rows, tile.count, dq);
     }
     ahead.step();
+    inputs.step([&](int i) {
+      if (item.rows) {
+        const float *of_q = copied_row(f, 0, head, after[i]), *of_dout = copied_row(f, 1, head, after[i]);
+        for (int d = 0; d < dim; d += 16) {
+          __builtin_prefetch(of_q + d, 0, 3);
+          __builtin_prefetch(of_dout + d, 0, 3);
+        }
+      } else {
+        ask_for_row<3>(q, s, item.first + after[i]);
+        ask_for_row<3>(dout, s, item.first + after[i]);
+      }
+    });
   }
 }
 
@@ -148,13 +174,14 @@ inline Vec row_products(const Matrix& out, const Matrix& dout, const ItemShape& 
   return total;
 }
 
-// lse and delta of the item's rows, and dq cleared.
+// lse and delta of the item's rows, dq cleared, q and dout copied where the item has room for them.
 inline void begin_rows(Backward& f) {
   const BackwardItem& item = f.item;
   const ItemShape& s = item.shape;
   const std::int64_t n = item.last - item.first;
   for (std::int64_t head = 0; head < item.heads; ++head) {
-    const Matrix out = of_head(item.out, head * item.out_head, s), dout = of_head(item.dout, head * item.dout_head, s);
+    const Matrix q = of_head(item.q, head * item.q_head, s), out = of_head(item.out, head * item.out_head, s);
+    const Matrix dout = of_head(item.dout, head * item.dout_head, s);
     for (std::int64_t i = 0; i < n; i += lanes) {
       const int rows = n - i < lanes ? static_cast<int>(n - i) : lanes;
       float delta[lanes];
@@ -165,6 +192,14 @@ inline void begin_rows(Backward& f) {
         float* dq = dq_row(f, head, i + j);
         const std::int64_t floats = item.dq_sum ? f.width : s.dim;
         for (std::int64_t d = 0; d < floats; ++d) dq[d] = 0.0f;
+        if (!item.rows) continue;
+        float *copy_of_q = copied_row(f, 0, head, i + j), *copy_of_dout = copied_row(f, 1, head, i + j);
+        for (std::int64_t d = s.dim & -16; d < f.width; d += lanes) {
+          store(copy_of_q + d, zero());
+          store(copy_of_dout + d, zero());
+        }
+        widen_row(copy_of_q, row_of(q, s, item.first + i + j), s, set(f.scale.sign));
+        widen_row(copy_of_dout, row_of(dout, s, item.first + i + j), s, set(1.0f));
       }
     }
   }
@@ -175,7 +210,7 @@ inline void begin_tile(Backward& f, const KeyTile& tile) {
   const ItemShape& s = item.shape;
   const int length = tile.vectors() * lanes;
   for (int j = 0; j < length; ++j) {
-    float *dk = f.dk + j * f.width, *dv = f.dv + j * f.width;
+    float *dk = f.dk + j * (f.width + 16), *dv = f.dv + j * (f.width + 16);
     if (item.begins || j >= tile.count) {
       for (std::int64_t d = 0; d < f.width; d += lanes) {
         store(dk + d, zero());
@@ -196,7 +231,7 @@ inline void end_tile(Backward& f, const KeyTile& tile) {
   const ItemShape& s = item.shape;
   const Vec scale = set(static_cast<float>(__builtin_fabs(s.scale))), one = set(1.0f);
   for (int j = 0; j < tile.count; ++j) {
-    const float *dk = f.dk + j * f.width, *dv = f.dv + j * f.width;
+    const float *dk = f.dk + j * (f.width + 16), *dv = f.dv + j * (f.width + 16);
     const std::int64_t row = s.row(tile.index(j));
     if (item.ends) {
       narrow_row(row_of_output(item.dk, s, row), dk, s, scale);
@@ -224,8 +259,8 @@ void attend_backward(const BackwardItem& item) {
   f.kt = memory.cut<float>((tile_keys + 16) * width);
   f.vt = memory.cut<float>((tile_keys + 16) * width);
   f.k = memory.cut<float>((tile_keys + 16) * width);
-  f.dk = memory.cut<float>((tile_keys + 16) * width);
-  f.dv = memory.cut<float>((tile_keys + 16) * width);
+  f.dk = memory.cut<float>((tile_keys + 16) * (width + 16));
+  f.dv = memory.cut<float>((tile_keys + 16) * (width + 16));
   f.q = memory.cut<float>((tile_rows + row_slack) * row_stride);
   f.dout = memory.cut<float>((tile_rows + row_slack) * row_stride);
   f.p = memory.cut<float>((tile_rows + row_slack) * score_stride);
@@ -263,9 +298,11 @@ void attend_backward(const BackwardItem& item) {
         Ahead ahead = ahead_of(item.k, item.v, s, tile, next, rows);
         for (std::int64_t i = 0; i < rows; i += tile_rows) {
           const auto count = [&](std::int64_t begin) {
-            return static_cast<int>(rows - begin < tile_rows ? (rows > begin ? rows - begin : 0) : tile_rows);
+            return static_cast<int>(rows - begin < tile_rows ? rows - begin : tile_rows);
           };
-          backward_group(f, tile, ahead, head, list + i, count(i), count(i + tile_rows));
+          // The rows of a block start over with its next tile.
+          const std::int64_t after = i + tile_rows < rows ? i + tile_rows : 0;
+          backward_group(f, tile, ahead, head, list + i, count(i), list + after, count(after));
         }
       }
       end_tile(f, tile);

@@ -87,8 +87,9 @@ inline void softmax_rows(Forward& f, const KeyTile& tile, const std::int32_t* li
   }
 }
 
-// One group of at most tile_rows rows against one tile of keys.
-inline void attend_group(Forward& f, const KeyTile& tile, Ahead& ahead, const std::int32_t* list, int rows) {
+// One group of at most tile_rows rows against one tile of keys; the `following` rows at `after` come next.
+inline void attend_group(Forward& f, const KeyTile& tile, Ahead& ahead, const std::int32_t* list, int rows,
+                         const std::int32_t* after, int following) {
   const ItemShape& s = f.item.shape;
   const int dim = static_cast<int>(s.dim), vectors = tile.vectors();
   const float* sources[tile_rows + row_slack];
@@ -117,7 +118,8 @@ inline void attend_group(Forward& f, const KeyTile& tile, Ahead& ahead, const st
   }
   softmax_rows(f, tile, list, rows);
 
-  const int columns = (dim + lanes - 1) / lanes;
+  const int columns = (dim + lanes - 1) / lanes, panels = (columns + 1) / 2;
+  RowsAhead inputs{following, (following + panels - 1) / panels};
   for (int g = 0; g < columns; g += 2) {
     const float* b = f.v + static_cast<std::int64_t>(g / 2) * tile.count * panel;
     const Scattered where{targets, g * lanes};
@@ -127,6 +129,9 @@ inline void attend_group(Forward& f, const KeyTile& tile, Ahead& ahead, const st
       multiply_panel<1, true, 1, weight_stride, lanes>(f.weights, b, rows, tile.count, where);
     }
     ahead.step();
+    inputs.step([&](int i) {
+      for (int d = 0; d < f.width; d += 16) __builtin_prefetch(f.q + after[i] * f.width + d, 0, 3);
+    });
   }
 }
 
@@ -170,7 +175,12 @@ void attend(const AttendItem& item) {
       pack_rows(f.v, item.v, s, tile, 1.0f);
       Ahead ahead = ahead_of(item.k, item.v, s, tile, next_tile(s, c, begin, length), rows);
       for (std::int64_t i = 0; i < rows; i += tile_rows) {
-        attend_group(f, tile, ahead, list + i, static_cast<int>(rows - i < tile_rows ? rows - i : tile_rows));
+        const auto count = [&](std::int64_t first) {
+          return static_cast<int>(rows - first < tile_rows ? rows - first : tile_rows);
+        };
+        // The rows of a block start over with its next tile.
+        const std::int64_t after = i + tile_rows < rows ? i + tile_rows : 0;
+        attend_group(f, tile, ahead, list + i, count(i), list + after, count(after));
       }
     }
   }

@@ -78,6 +78,7 @@ struct BackwardItem {
   bool begins, ends;       // first and last item of its key/value head
   float *dk_sum, *dv_sum;  // [rows, stride] unfinished sums; unused by an item that begins and ends
   std::int64_t dk_sum_stride, dv_sum_stride;
+  float* rows;    // [2, heads, last - first, padded(D)] for fp32 copies of q and dout; null: read where they lie
   float* dq_sum;  // [heads, last - first, padded(D)]; null: dq itself is fp32 and takes the sums
   // wait(turn, tile) returns when the previous item has left `tile`; leave(turn, tile) says so of this one.
   void (*wait)(void* turn, std::int64_t tile);
@@ -95,7 +96,7 @@ inline constexpr std::int64_t attend_scratch(std::int64_t dim, std::int64_t rows
 }
 inline constexpr std::int64_t backward_scratch(std::int64_t dim, std::int64_t rows, std::int64_t heads) {
   return 3 * aligned(heads * rows * 4) + aligned(rows * 4) +                       // lse, delta, list
-         5 * aligned((tile_keys + 16) * padded(dim) * 4) +                         // k twice, v, dk, dv
+         5 * aligned((tile_keys + 16) * (padded(dim) + 16) * 4) +                         // k twice, v, dk, dv
          2 * aligned((tile_rows + row_slack) * (row_stride + score_stride) * 4) +  // q, dout; p, ds
          aligned(row_stride * 4) + 4096;
 }

@@ -25,6 +25,7 @@ inline Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
 inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 inline Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }  // a * b + c
+inline void accumulate(Vec& c, Vec a, Vec b) { c = fma(a, b, c); }
 inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }              // b when either is NaN
 inline Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }              // b when either is NaN
 inline float reduce_add(Vec a) { return _mm512_reduce_add_ps(a); }
@@ -109,6 +110,9 @@ inline Vec sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
 inline Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
 inline Vec div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+// c += a * b where c is. Left the choice of the register that takes the result, g++ 12 copied and spilled sums of a
+// register tile as soon as its loop was unrolled.
+inline void accumulate(Vec& c, Vec a, Vec b) { asm("vfmadd231ps %2, %1, %0" : "+x"(c) : "x"(a), "x"(b)); }
 inline Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 inline Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 inline float reduce_add(Vec a) {
@@ -205,6 +209,7 @@ inline Vec sub(Vec a, Vec b) { return a - b; }
 inline Vec mul(Vec a, Vec b) { return a * b; }
 inline Vec div(Vec a, Vec b) { return a / b; }
 inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
+inline void accumulate(Vec& c, Vec a, Vec b) { c = a * b + c; }
 inline Vec choose(Bits mask, Vec yes, Vec no) {
   return reinterpret_cast<Vec>((mask & reinterpret_cast<Bits>(yes)) | (~mask & reinterpret_cast<Bits>(no)));
 }
