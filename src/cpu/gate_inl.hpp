@@ -76,15 +76,20 @@ inline void gate_product(const float* const* q, const float* panels, std::int64_
   for (int i = 0; i < Rows; ++i) {
     for (int v = 0; v < vectors; ++v) sums[i][v] = zero();
   }
-  for (std::int64_t d = 0; d < dim; ++d) {
+  const auto step = [&](std::int64_t d) __attribute__((always_inline)) {
     Vec means[vectors];
     for (int v = 0; v < vectors; ++v) {
       means[v] = load(panels + (v / gate_vectors * dim + d) * gate_strip + v % gate_vectors * lanes);
     }
     for (int i = 0; i < Rows; ++i) {
       const Vec one = set(q[i][d]);
-      for (int v = 0; v < vectors; ++v) sums[i][v] = fma(one, means[v], sums[i][v]);
+      for (int v = 0; v < vectors; ++v) accumulate(sums[i][v], one, means[v]);
     }
+  };
+#pragma GCC unroll 1
+  for (std::int64_t d = 0; d < dim; d += steps) {
+#pragma GCC unroll 4
+    for (int i = 0; i < steps; ++i) step(d + i);
   }
   for (int i = 0; i < Rows; ++i) {
     for (int v = 0; v < vectors; ++v) {

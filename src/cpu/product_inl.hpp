@@ -12,11 +12,6 @@
 
 constexpr int most = registers == 32 ? 12 : 6;
 constexpr int panel = 2 * lanes;  // columns of a full panel
-// Steps along k in one go of an inner loop. Where another thread runs on the same core, each gets half of the slots in
-// which instructions start, and counter, pointers and jump take 3 of the 23 a step of AVX2 has: 10 % of the time of a
-// product there (77 against 91 GFLOP/s of 103, operands in L1). A step of AVX-512 has twice the multiply-adds; the sums of
-// plain vectors spill (23 % more instructions).
-constexpr int steps = lanes == 8 ? 4 : 1;
 
 // Where a row of C lies: rows at a stride, or anywhere.
 struct Regular {
