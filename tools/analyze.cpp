@@ -30,7 +30,7 @@ namespace vmoba::tools {
 
 namespace {
 
-struct Options {
+struct AnalyzeArguments {
   std::string checkpoint, clip, prompt, grid, out = "analysis";
   double sigma = 0.5, start = 0;
   std::int64_t queries = 256, seed = 1, threads = 0;
@@ -75,7 +75,7 @@ Chosen choose(const ops::Spec& spec, const at::Tensor& q, const at::Tensor& k, c
 }
 
 // rgb uint8 [F, 8 Y, 8 X, 3] of the clip, or a rendered one.
-at::Tensor frames_of(const Options& options, const std::array<std::int64_t, 3>& latent, double fps) {
+at::Tensor frames_of(const AnalyzeArguments& options, const std::array<std::int64_t, 3>& latent, double fps) {
   const std::int64_t frames = 4 * (latent[0] - 1) + 1, height = 8 * latent[1], width = 8 * latent[2];
   if (options.clip.empty())
     return dit::render_clip(static_cast<std::uint64_t>(options.seed), frames, height, width).rgb;
@@ -149,7 +149,7 @@ void save_selections(const std::vector<Chosen>& chosen, const at::Tensor& rgb, c
   io::write_safetensors(path, tensors, {{"grid", to_text(grid)}});
 }
 
-int analyze(const Options& options, const CLI::App& command) {
+int analyze(const AnalyzeArguments& options, const CLI::App& command) {
   if (!(options.sigma >= 0 && options.sigma <= 1))
     throw_argument("--sigma", fmt::format("{}", options.sigma), "is outside 0..1",
                    "use the share of noise, for example 0.5");
@@ -281,8 +281,8 @@ int analyze(const Options& options, const CLI::App& command) {
 
 }  // namespace
 
-Run setup_analyze(CLI::App& command) {
-  auto options = std::make_shared<Options>();
+Action setup_analyze(CLI::App& command) {
+  auto options = std::make_shared<AnalyzeArguments>();
   command
       .add_option("--checkpoint", options->checkpoint, "a training run, one of its checkpoints, or a diffusers folder")
       ->required();

@@ -210,7 +210,7 @@ int bench_fit(const BenchOptions& options) {
 
 }  // namespace
 
-Run setup_bench(CLI::App& command) {
+Action setup_bench(CLI::App& command) {
   auto options = std::make_shared<BenchOptions>();
   declare(command, *options);
   return [options, &command] {

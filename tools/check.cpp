@@ -144,7 +144,7 @@ Json to_json(const Verdict& verdict) {
 
 }  // namespace
 
-Run setup_check(CLI::App& command) {
+Action setup_check(CLI::App& command) {
   struct Options {
     std::string backend, dtypes = "f32,bf16,f16";
     bool full = false, quick = false, json = false;

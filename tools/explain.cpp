@@ -47,7 +47,7 @@ Json to_json(const Explanation& told) {
 
 }  // namespace
 
-Run setup_explain(CLI::App& command) {
+Action setup_explain(CLI::App& command) {
   struct Options {
     CallOptions call;
     std::string costs;

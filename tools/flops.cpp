@@ -41,7 +41,7 @@ double mean_blocks(const Preset& preset, const Grid& grid) {
 
 }  // namespace
 
-Run setup_flops(CLI::App& command) {
+Action setup_flops(CLI::App& command) {
   struct Options {
     FlopsModel model;
     std::string preset, grid;

@@ -13,7 +13,7 @@
 
 namespace vmoba::tools {
 
-Run setup_info(CLI::App& command) {
+Action setup_info(CLI::App& command) {
   auto json = std::make_shared<bool>(false);
   command.add_flag("--json", *json, json_help);
   return [json] {

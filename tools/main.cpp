@@ -70,7 +70,7 @@ int run(int argc, char** argv) {
   app.footer(
       "Each verb explains itself: vmoba VERB --help.\n"
       "Exit codes: 0 fine, 1 a check failed, 2 wrong usage, 3 bad file, 130 interrupted.");
-  std::vector<std::pair<CLI::App*, Run>> runs;
+  std::vector<std::pair<CLI::App*, Action>> runs;
   for (const Verb& verb : verbs()) {
     CLI::App* command = app.add_subcommand(std::string(verb.name), std::string(verb.line));
     runs.emplace_back(command, verb.setup(*command));

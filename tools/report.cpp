@@ -10,7 +10,7 @@
 
 namespace vmoba::tools {
 
-Run setup_report(CLI::App& command) {
+Action setup_report(CLI::App& command) {
   struct Options {
     std::vector<std::string> runs, clips, analyses;
     std::string out = "report.html", title, python;

@@ -25,7 +25,7 @@ namespace vmoba::tools {
 
 namespace {
 
-struct Options {
+struct SampleArguments {
   std::string checkpoint, prompt_file, negative, out, latents, times = "euler";
   std::vector<std::string> prompts, embeddings;
   std::int64_t frames = 0, height = 0, width = 0, batch = 1, threads = 0;
@@ -66,7 +66,7 @@ struct Contexts {
   std::vector<std::string> prompts;
 };
 
-Contexts contexts_of(const Options& options, dit::Checkpoint& checkpoint) {
+Contexts contexts_of(const SampleArguments& options, dit::Checkpoint& checkpoint) {
   Contexts contexts;
   const std::int64_t width = checkpoint.model->config().text_dim;
   if (!options.embeddings.empty()) {
@@ -106,7 +106,7 @@ Contexts contexts_of(const Options& options, dit::Checkpoint& checkpoint) {
 }
 
 // False when interrupted.
-bool sample_way(const Options& options, dit::Checkpoint& checkpoint, const Contexts& contexts,
+bool sample_way(const SampleArguments& options, dit::Checkpoint& checkpoint, const Contexts& contexts,
                 const dit::Tokenizer& tokenizer, const std::string& label, Way& way) {
   const auto count = static_cast<std::int64_t>(contexts.rows.size());
   const std::int64_t batches = (count + options.batch - 1) / options.batch;
@@ -144,7 +144,7 @@ bool sample_way(const Options& options, dit::Checkpoint& checkpoint, const Conte
 }
 
 // The size asked for in pixels, or that of the crops the model was trained on.
-void choose_size(Options& options, const dit::Checkpoint& checkpoint, const dit::Tokenizer& tokenizer) {
+void choose_size(SampleArguments& options, const dit::Checkpoint& checkpoint, const dit::Tokenizer& tokenizer) {
   if (checkpoint.trained) options.sample.latent = checkpoint.trained->data.crop;
   if (options.frames == 0 && options.height == 0 && options.width == 0) return;
   const auto& latent = options.sample.latent;
@@ -185,7 +185,7 @@ void make_parent(const std::string& path) {
   if (!path.empty() && !parent.empty()) io::make_directories(parent.string());
 }
 
-int run_sample(const CLI::App& command, Options& options) {
+int run_sample(const CLI::App& command, SampleArguments& options) {
   if (options.out.empty() && options.latents.empty())
     throw_argument("--out", "nothing", "is needed to write a clip",
                    "give --out clip.mp4, or --latents file.safetensors");
@@ -298,8 +298,8 @@ int run_sample(const CLI::App& command, Options& options) {
 
 }  // namespace
 
-Run setup_sample(CLI::App& command) {
-  auto options = std::make_shared<Options>();
+Action setup_sample(CLI::App& command) {
+  auto options = std::make_shared<SampleArguments>();
   command
       .add_option("--checkpoint", options->checkpoint,
                   "folder of a run, of one checkpoint, or a plain diffusers folder")

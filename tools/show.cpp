@@ -29,7 +29,7 @@ std::vector<double> block_map(const Selection& selection, std::int64_t sample, s
 
 }  // namespace
 
-Run setup_show(CLI::App& command) {
+Action setup_show(CLI::App& command) {
   struct Options {
     std::string file, out = "selection.png";
     std::int64_t sample = 0, head = -1, cell = 0;

@@ -22,13 +22,13 @@ namespace vmoba::tools {
 
 namespace {
 
-struct Options {
+struct TrainArguments {
   dit::TrainOptions train;
   PlanOptions plan;
   bool json = false;
 };
 
-void declare(CLI::App& command, Options& options) {
+void declare(CLI::App& command, TrainArguments& options) {
   command.add_option("--out", options.train.out, "folder of the run: metrics.jsonl, checkpoints/")->required();
   command.add_flag(
       "--resume", options.train.resume,
@@ -55,7 +55,7 @@ void declare(CLI::App& command, Options& options) {
 }
 
 // A continued run: the saved options, and over them what stands on the command line.
-dit::TrainOptions continued(const CLI::App& command, const Options& options) {
+dit::TrainOptions continued(const CLI::App& command, const TrainArguments& options) {
   const auto all = dit::checkpoints(options.train.out);
   if (all.empty()) return options.train;  // the trainer says what is wrong
   const dit::CheckpointState state = dit::read_state(all.back());
@@ -107,7 +107,7 @@ Json to_json(const dit::TrainResult& result, const std::string& out) {
           {"checkpoint", result.checkpoint}};
 }
 
-int train(const CLI::App& command, Options& options) {
+int train(const CLI::App& command, TrainArguments& options) {
   dit::TrainOptions asked = options.train;
   if (asked.resume) {
     asked = continued(command, options);
@@ -183,8 +183,8 @@ int train(const CLI::App& command, Options& options) {
 
 }  // namespace
 
-Run setup_train(CLI::App& command) {
-  auto options = std::make_shared<Options>();
+Action setup_train(CLI::App& command) {
+  auto options = std::make_shared<TrainArguments>();
   declare(command, *options);
   command.footer(
       "Example: vmoba train --data videos --out run --steps 200\n"

@@ -21,25 +21,25 @@ enum Exit : int {
 
 // What a verb does once its options are parsed; returns an exit code. It throws vmoba::Error for everything a user can
 // get wrong; main turns it into one line on stderr and the exit code.
-using Run = std::function<int()>;
+using Action = std::function<int()>;
 
 struct Verb {
   std::string_view name;
   std::string_view line;            // for people, in `vmoba --help`
-  Run (*setup)(CLI::App& command);  // adds options to command; the options live in what the returned function holds
+  Action (*setup)(CLI::App& command);  // adds options to command; the options live in what the returned function holds
 };
 
 std::span<const Verb> verbs();  // the table, in the order of the help
 
-Run setup_info(CLI::App& command);
-Run setup_explain(CLI::App& command);
-Run setup_check(CLI::App& command);
-Run setup_bench(CLI::App& command);
-Run setup_flops(CLI::App& command);
-Run setup_analyze(CLI::App& command);
-Run setup_show(CLI::App& command);
-Run setup_train(CLI::App& command);
-Run setup_sample(CLI::App& command);
-Run setup_report(CLI::App& command);
+Action setup_info(CLI::App& command);
+Action setup_explain(CLI::App& command);
+Action setup_check(CLI::App& command);
+Action setup_bench(CLI::App& command);
+Action setup_flops(CLI::App& command);
+Action setup_analyze(CLI::App& command);
+Action setup_show(CLI::App& command);
+Action setup_train(CLI::App& command);
+Action setup_sample(CLI::App& command);
+Action setup_report(CLI::App& command);
 
 }  // namespace vmoba::tools
