@@ -17,10 +17,10 @@ namespace {
 
 // One item a key/value head where there are enough of them to keep the threads busy; else its query heads are items of
 // their own and their indices are cut, and these follow each other through the key tiles. Keys are packed once an item,
-// so pieces have 1024 rows or more; and where that costs no memory (fp32 gradients hold unfinished sums), 2048 at most.
-// An item of up to 4096 rows copies its q and dout, and sums dq, in memory of its own: rows of a head lie 4 KB apart
-// where eight heads of 128 are side by side, fall into a sixteenth of the sets of L1 and L2, and drove each other out
-// before they were used (22 % of the time of a dense backward went into waiting for them).
+// so pieces have 1024 rows or more; and where that costs no memory (fp32 gradients hold unfinished sums), 4096 at most
+// (2048 cost a sparse backward 2 to 8 %). An item of so many rows copies its q and dout, and sums dq, in memory of its
+// own: rows of a head lie 4 KB apart where eight heads of 128 are side by side, fall into a sixteenth of the sets of L1
+// and L2, and drove each other out before they were used (22 % of the time of a dense backward was waiting for them).
 // Sums of matrix tiles take 32 rows at a time, beginning anew with every window of indices. Windows follow the sample
 // alone and pieces are whole windows, so that the sums do not depend on where the indices are cut.
 bool in_tiles(const Tier& tier, const Problem& problem) { return tier.tiles && problem.dtype() == DType::bf16; }
@@ -32,11 +32,22 @@ std::int64_t window_of(const Problem& problem, std::int64_t b) {
 // Sums can go straight into an fp32 gradient when whole vectors of every tier fit its rows.
 bool sums_in_place(const Problem& problem) { return problem.dtype() == DType::f32 && problem.dim() % 16 == 0; }
 
+// Rows of an item that copies them: fewer where all threads together would hold more than 128 MB.
+std::int64_t rows_copied(const Problem& problem, const Execution& execution) {
+  const std::int64_t row = 3 * padded(problem.dim()) * 4;
+  return std::clamp<std::int64_t>((std::int64_t{1} << 27) / (workers(execution) * row) / 64 * 64, 1024, 4096);
+}
+// Whether an item of so many rows of q does.
+bool copies(const Tier& tier, const Problem& problem, const Execution& execution, std::int64_t rows) {
+  return !in_tiles(tier, problem) && rows <= rows_copied(problem, execution);
+}
+
 Cut cut_backward(const Tier& tier, const Problem& problem, std::int64_t b, const Execution& execution) {
   const std::int64_t others = problem.batch() * problem.kv_heads(), threads = workers(execution);
   const std::int64_t wanted = threads == 1 || others >= 4 * threads ? 1 : (4 * threads + others - 1) / others;
   const std::int64_t indices = indices_of(problem.sample(b));
-  const Cut cut = cut_indices(indices, wanted, 1024, sums_in_place(problem) ? 2048 : std::int64_t{1} << 31);
+  const std::int64_t most = sums_in_place(problem) ? rows_copied(problem, execution) : std::int64_t{1} << 31;
+  const Cut cut = cut_indices(indices, wanted, 1024, most);
   if (!in_tiles(tier, problem)) return cut;
   const std::int64_t window = window_of(problem, b), length = (cut.length + window - 1) / window * window;
   return {(indices + length - 1) / length, std::min(length, indices)};
@@ -73,11 +84,6 @@ struct Plan {
   std::int64_t item_bytes() const { return worker_bytes + row_bytes + dq_bytes; }
 };
 
-// Whether an item of so many rows of q copies them.
-bool copies(const Tier& tier, const Problem& problem, std::int64_t rows) {
-  return !in_tiles(tier, problem) && rows <= 4096;
-}
-
 Plan plan_backward(const Tier& tier, const Problem& problem, const Execution& execution) {
   Plan plan;
   const std::int64_t group = problem.heads() / problem.kv_heads(), width = padded(problem.dim());
@@ -92,10 +98,9 @@ Plan plan_backward(const Tier& tier, const Problem& problem, const Execution& ex
         std::max(plan.worker_bytes, in_tiles(tier, problem) ? tile_backward_scratch(problem.dim(), cut.length, heads)
                                                             : backward_scratch(problem.dim(), cut.length, heads));
     const std::int64_t bytes = aligned(heads * cut.length * width * 4);
-    if (copies(tier, problem, heads * cut.length)) plan.row_bytes = std::max(plan.row_bytes, 2 * bytes);
-    if (copies(tier, problem, heads * cut.length) || !sums_in_place(problem)) {
-      plan.dq_bytes = std::max(plan.dq_bytes, bytes);
-    }
+    const bool copied = copies(tier, problem, execution, heads * cut.length);
+    if (copied) plan.row_bytes = std::max(plan.row_bytes, 2 * bytes);
+    if (copied || !sums_in_place(problem)) plan.dq_bytes = std::max(plan.dq_bytes, bytes);
     if (problem.dtype() != DType::f32 && cut.pieces > 1) {
       plan.kv_sums = true;
       plan.slot_floats = std::max(plan.slot_floats, aligned(problem.sample(b).rows * width * 4) / 4);
@@ -194,7 +199,7 @@ void attend_backward(const Tier& tier, const Problem& problem, const Selection* 
     }
     char* scratch = memory.data() + worker * plan.item_bytes();
     item.scratch = scratch;
-    const bool copied = copies(tier, problem, item.heads * cut.length);
+    const bool copied = copies(tier, problem, execution, item.heads * cut.length);
     if (copied) item.rows = reinterpret_cast<float*>(scratch + plan.worker_bytes);
     if (copied || !sums_in_place(problem)) {
       item.dq_sum = reinterpret_cast<float*>(scratch + plan.worker_bytes + plan.row_bytes);

@@ -310,10 +310,10 @@ inline void transpose(Vec (&rows)[lanes]) {
 inline Vec load(const float* p, F32) { return load(p); }
 inline void store(float* p, Vec x, F32) { store(p, x); }
 
-// Steps along k in one go of the inner loop of a product. Where another thread runs on the same core, each gets half of the slots in
-// which instructions start, and counter, pointers and jump take 3 of the 23 a step of AVX2 has: 10 % of the time of a
-// product there (77 against 91 GFLOP/s of 103, operands in L1). A step of AVX-512 has twice the multiply-adds; the sums of
-// plain vectors spill (23 % more instructions).
+// Steps along k in one go of the inner loop of a product. Where another thread runs on the same core, each gets half of
+// the slots in which instructions start, and counter, pointers and jump take 3 of the 23 a step of AVX2 has: 10 % of the
+// time of a product there (77 against 91 GFLOP/s of 103, operands in L1). A step of AVX-512 has twice the multiply-adds;
+// the sums of plain vectors spill (23 % more instructions).
 constexpr int steps = lanes == 8 ? 4 : 1;
 
 // 2^x for x <= 127; exactly 0 below -126 (a far key costs neither denormals nor rounding), NaN for NaN. Relative error
