@@ -20,7 +20,7 @@ namespace {
 // so pieces have 1024 rows or more; and where that costs no memory (fp32 gradients hold unfinished sums), 2048 at most.
 // An item of so many rows copies its q and dout, and sums dq, in memory of its own: rows of a head lie 4 KB apart where
 // eight heads of 128 are side by side, fall into a sixteenth of the sets of L1 and L2, and drove each other out before
-// they were used (22 % of the time of a dense backward was waiting for them). Over 2048, items of 4096 rows were 7 %
+// they were used (20 % of the time of a dense backward was waiting for them). Over 2048, items of 4096 rows were 7 %
 // quicker at blocks of 576 keys and 14 % slower at 12 (density .15), and hold 6 MB a thread where L3 has 4 for it.
 // Sums of matrix tiles take 32 rows at a time, beginning anew with every window of indices. Windows follow the sample
 // alone and pieces are whole windows, so that the sums do not depend on where the indices are cut.

@@ -16,11 +16,11 @@
 struct Backward {
   const BackwardItem& item;
   Scale scale;
-  std::int64_t width;
+  std::int64_t width, stride;  // D rounded up to 16; from a row of dk or dv to the next: rows of D 128 share no L1 sets
   float *lse, *lse_rest;  // [heads, last - first]: log2 units, and what rounding left of it
   float* delta;           // [heads, last - first]: delta - dlse
   float *kt, *vt, *k;     // panels of the current tile
-  float *dk, *dv;         // [tile_keys, width]
+  float *dk, *dv;         // [tile_keys, stride]
   float *q, *dout;        // [tile_rows, row_stride]
   float *p, *ds;          // [tile_rows, score_stride]
   float* nowhere;
@@ -125,7 +125,7 @@ inline void backward_group(Backward& f, const KeyTile& tile, Ahead& ahead, std::
   }
 
   for (int g = 0; g < columns; g += 2) {
-    const Regular dv{f.dv + g * lanes, f.width + 16}, dk{f.dk + g * lanes, f.width + 16};
+    const Regular dv{f.dv + g * lanes, f.stride}, dk{f.dk + g * lanes, f.stride};
     const Scattered dq{targets, g * lanes};
     const float* b = f.k + static_cast<std::int64_t>(g / 2) * tile.count * panel;
     if (g + 1 < columns) {
@@ -210,7 +210,7 @@ inline void begin_tile(Backward& f, const KeyTile& tile) {
   const ItemShape& s = item.shape;
   const int length = tile.vectors() * lanes;
   for (int j = 0; j < length; ++j) {
-    float *dk = f.dk + j * (f.width + 16), *dv = f.dv + j * (f.width + 16);
+    float *dk = f.dk + j * f.stride, *dv = f.dv + j * f.stride;
     if (item.begins || j >= tile.count) {
       for (std::int64_t d = 0; d < f.width; d += lanes) {
         store(dk + d, zero());
@@ -231,7 +231,7 @@ inline void end_tile(Backward& f, const KeyTile& tile) {
   const ItemShape& s = item.shape;
   const Vec scale = set(static_cast<float>(__builtin_fabs(s.scale))), one = set(1.0f);
   for (int j = 0; j < tile.count; ++j) {
-    const float *dk = f.dk + j * (f.width + 16), *dv = f.dv + j * (f.width + 16);
+    const float *dk = f.dk + j * f.stride, *dv = f.dv + j * f.stride;
     const std::int64_t row = s.row(tile.index(j));
     if (item.ends) {
       narrow_row(row_of_output(item.dk, s, row), dk, s, scale);
@@ -248,9 +248,9 @@ inline void end_tile(Backward& f, const KeyTile& tile) {
 void attend_backward(const BackwardItem& item) {
   const FlushSubnormals flush;
   const ItemShape& s = item.shape;
-  const std::int64_t n = item.last - item.first, width = padded(s.dim);
+  const std::int64_t n = item.last - item.first, width = padded(s.dim), stride = width + 16;
   Cutter memory{item.scratch};
-  Backward f{item,    scale_of(s), width,   nullptr, nullptr, nullptr, nullptr, nullptr,
+  Backward f{item,    scale_of(s), width,   stride,  nullptr, nullptr, nullptr, nullptr, nullptr,
              nullptr, nullptr,     nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
   f.lse = memory.cut<float>(item.heads * n);
   f.lse_rest = memory.cut<float>(item.heads * n);
@@ -259,8 +259,8 @@ void attend_backward(const BackwardItem& item) {
   f.kt = memory.cut<float>((tile_keys + 16) * width);
   f.vt = memory.cut<float>((tile_keys + 16) * width);
   f.k = memory.cut<float>((tile_keys + 16) * width);
-  f.dk = memory.cut<float>((tile_keys + 16) * (width + 16));
-  f.dv = memory.cut<float>((tile_keys + 16) * (width + 16));
+  f.dk = memory.cut<float>((tile_keys + 16) * stride);
+  f.dv = memory.cut<float>((tile_keys + 16) * stride);
   f.q = memory.cut<float>((tile_rows + row_slack) * row_stride);
   f.dout = memory.cut<float>((tile_rows + row_slack) * row_stride);
   f.p = memory.cut<float>((tile_rows + row_slack) * score_stride);
