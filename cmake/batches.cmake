@@ -3,7 +3,7 @@
 # headers pays for the templates that those leave to its end: 16 s of processor time with the precompiled header, whatever the
 # file holds, once a batch instead. Files with flags of their own and those marked SKIP_UNITY_BUILD_INCLUSION stay alone;
 # VMOBA_BATCHES=OFF leaves all alone (for clangd, or to work on one file). CMake's own UNITY_BUILD names absolute paths, which
-# ccache cannot share between clones.
+# ccache cannot share between clones. The program's files without torch pay for CLI11 in the same way.
 function(vmoba_batches target size)
   if(NOT VMOBA_BATCHES)
     return()

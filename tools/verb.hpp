@@ -25,7 +25,7 @@ using Action = std::function<int()>;
 
 struct Verb {
   std::string_view name;
-  std::string_view line;            // for people, in `vmoba --help`
+  std::string_view line;               // for people, in `vmoba --help`
   Action (*setup)(CLI::App& command);  // adds options to command; the options live in what the returned function holds
 };
 

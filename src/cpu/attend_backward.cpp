@@ -21,7 +21,7 @@ namespace {
 // An item of so many rows copies its q and dout, and sums dq, in memory of its own: rows of a head lie 4 KB apart where
 // eight heads of 128 are side by side, fall into a sixteenth of the sets of L1 and L2, and drove each other out before
 // they were used (20 % of the time of a dense backward was waiting for them). Over 2048, items of 4096 rows were 7 %
-// quicker at blocks of 576 keys and 14 % slower at 12 (density .15), and hold 6 MB a thread where L3 has 4 for it.
+// quicker at blocks of 576 keys and 14 % slower at 12 (density .15), and hold 6 MB a thread.
 // Sums of matrix tiles take 32 rows at a time, beginning anew with every window of indices. Windows follow the sample
 // alone and pieces are whole windows, so that the sums do not depend on where the indices are cut.
 bool in_tiles(const Tier& tier, const Problem& problem) { return tier.tiles && problem.dtype() == DType::bf16; }
@@ -33,7 +33,7 @@ std::int64_t window_of(const Problem& problem, std::int64_t b) {
 // Sums can go straight into an fp32 gradient when whole vectors of every tier fit its rows.
 bool sums_in_place(const Problem& problem) { return problem.dtype() == DType::f32 && problem.dim() % 16 == 0; }
 
-// Rows of an item that copies them: fewer where all threads together would hold more than 128 MB.
+// Rows of an item that copies them: fewer, down to 1024, where all threads together would hold more than 128 MB.
 std::int64_t rows_copied(const Problem& problem, const Execution& execution) {
   const std::int64_t row = 3 * padded(problem.dim()) * 4;
   return std::clamp<std::int64_t>((std::int64_t{1} << 27) / (workers(execution) * row) / 64 * 64, 1024, 2048);
