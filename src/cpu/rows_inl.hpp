@@ -155,30 +155,6 @@ inline void ask_for_row(const Matrix& m, const ItemShape& s, std::int64_t index)
   for (std::int64_t d = 0; d < bytes; d += 64) __builtin_prefetch(row + d, 0, locality);
 }
 
-// Asks for the keys and values of the next tile while this one is worked on, a few rows after every panel: packing read
-// them from L3, and waited, for 15 % of the time of a tile of 12 keys; and asked for all
-// in one go they helped less (76 against 81 % of 1/density at density .14).
-struct Ahead {
-  const Matrix &k, &v;
-  const ItemShape& s;
-  KeyTile tile;
-  int share;  // rows a step
-  int next = 0;
-  void step() {
-    for (int end = tile.count - next < share ? tile.count : next + share; next < end; ++next) {
-      ask_for_row<3>(k, s, tile.index(next));
-      ask_for_row<3>(v, s, tile.index(next));
-    }
-  }
-};
-// For groups of `rows` query rows, each with a step after every panel of the current tile's keys and of D.
-inline Ahead ahead_of(const Matrix& k, const Matrix& v, const ItemShape& s, const KeyTile& now, const KeyTile& next,
-                      std::int64_t rows) {
-  const std::int64_t panels = (now.count + panel - 1) / panel + (s.dim + panel - 1) / panel;
-  const std::int64_t steps = (rows + tile_rows - 1) / tile_rows * panels;
-  return {k, v, s, next, static_cast<int>((next.count + steps - 1) / steps)};
-}
-
 // Asks for `count` rows a few at a time, between products: all at once they fill the buffers of outstanding misses, and
 // the next loads wait for those (9 % of the time of a dense backward was the copy of rows asked for so).
 struct RowsAhead {
@@ -189,6 +165,29 @@ struct RowsAhead {
     for (int end = count - next < share ? count : next + share; next < end; ++next) ask(next);
   }
 };
+
+// Asks for the keys and values of the next tile while this one is worked on, a few rows after every panel: packing read
+// them from L3, and waited, for 15 % of the time of a tile of 12 keys; and asked for all
+// in one go they helped less (76 against 81 % of 1/density at density .14).
+struct Ahead {
+  const Matrix &k, &v;
+  const ItemShape& s;
+  KeyTile tile;
+  RowsAhead rows;
+  void step() {
+    rows.step([this](int j) {
+      ask_for_row<3>(k, s, tile.index(j));
+      ask_for_row<3>(v, s, tile.index(j));
+    });
+  }
+};
+// For groups of `rows` query rows, each with a step after every panel of the current tile's keys and of D.
+inline Ahead ahead_of(const Matrix& k, const Matrix& v, const ItemShape& s, const KeyTile& now, const KeyTile& next,
+                      std::int64_t rows) {
+  const std::int64_t panels = (now.count + panel - 1) / panel + (s.dim + panel - 1) / panel;
+  const std::int64_t steps = (rows + tile_rows - 1) / tile_rows * panels;
+  return {k, v, s, next, {next.count, static_cast<int>((next.count + steps - 1) / steps)}};
+}
 
 // Query indices of [first, last) that attend block c, less first, in ascending order wherever the indices are cut: sums
 // over rows depend on it.
