@@ -98,84 +98,92 @@ inline void gate_product(const float* const* q, const float* panels, std::int64_
   }
 }
 
+template <int Rows>
+struct RowCount {
+  static constexpr int value = Rows;
+};
+
+// Rows [row, end) of a tile against some strips, in steps of `Rows`, the last few in steps of 4; the last of those may
+// make rows that nobody reads.
 template <int Rows, int Strips>
-inline void gate_some_rows(const float* const* q, const GateTile& tile, std::int64_t strip, std::int64_t row) {
-  if (strip == 0 && tile.dtype == 0) {  // rows lie H x D apart, which the hardware does not foresee
-    for (int i = 0; i < Rows; ++i) {
-      for (std::int64_t d = 0; d < tile.dim; d += 16) __builtin_prefetch(q[row + Rows + i] + d);
-    }
-  }
-  // The share of the next rows that goes with these, into L2.
-  const std::int64_t steps = tile.strips * tile.rows, step = strip * tile.rows + row * Strips;
-  const std::int64_t end = tile.next_rows * (step + Rows * Strips) / steps;
-  for (std::int64_t i = tile.next_rows * step / steps; i < (end < tile.next_rows ? end : tile.next_rows); ++i) {
-    for (std::int64_t d = 0; d < tile.next_bytes; d += 64)
-      __builtin_prefetch(tile.next + i * tile.next_stride + d, 0, 2);
-  }
-  gate_product<Rows, Strips>(q + row, tile.panels + strip * tile.dim * gate_strip, tile.dim,
-                             tile.gates + (strip * gate_rows + row) * gate_strip);
+inline void gate_rows_by_strips(const GateTile& tile, std::int64_t strip, std::int64_t row, std::int64_t end,
+                                RowsAhead& ahead) {
+  const float* const panels = tile.panels + strip * tile.dim * gate_strip;
+  const auto product = [&](auto rows) __attribute__((always_inline)) {
+    constexpr int count = decltype(rows)::value;
+    ahead.step([&](int i) {
+      for (std::int64_t d = 0; d < tile.next_bytes; d += 64)
+        __builtin_prefetch(tile.next + i * tile.next_stride + d, 0, 2);
+    });
+    const float* q[count];
+    for (int i = 0; i < count; ++i) q[i] = tile.widened + (row + i) * tile.dim;
+    gate_product<count, Strips>(q, panels, tile.dim, tile.gates + (strip * gate_rows + row) * gate_strip);
+    row += count;
+  };
+  while (row + Rows <= end) product(RowCount<Rows>{});
+  while (row < end) product(RowCount<(Rows < 4 ? Rows : 4)>{});
 }
 
-// Rows of a tile in steps of `Rows`, the last few in steps of 4; the last of those may make rows that nobody reads.
-template <int Rows, int Strips>
-inline void gate_rows_by_strips(const float* const* q, const GateTile& tile, std::int64_t strip) {
-  constexpr int few = Rows < 4 ? Rows : 4;
-  std::int64_t row = 0;
-  for (; row + Rows <= tile.rows; row += Rows) gate_some_rows<Rows, Strips>(q, tile, strip, row);
-  for (; row < tile.rows; row += few) gate_some_rows<few, Strips>(q, tile, strip, row);
-}
-
-template <class Type>
-inline void gate_widen(const std::uint16_t* row, std::int64_t dim, float* out, Type type) {
+template <class Type, class Element>
+inline void gate_widen(const Element* row, std::int64_t dim, float* out, Type type) {
   std::int64_t d = 0;
   for (; d + lanes <= dim; d += lanes) store(out + d, load(row + d, type));
   if (d < dim) {
     float last[lanes];
-    std::uint16_t copy[lanes] = {};
+    Element copy[lanes] = {};
     for (std::int64_t i = d; i < dim; ++i) copy[i - d] = row[i];
     store(last, load(copy, type));
     for (std::int64_t i = d; i < dim; ++i) out[i] = last[i - d];
   }
 }
 
-void gate_gates(const GateTile& tile) {
-  const float* q[gate_rows + 8];
-  for (std::int64_t row = 0; row < gate_rows + 8; ++row) {
-    if (row >= tile.rows) {
-      q[row] = q[tile.rows - 1];
-    } else if (tile.dtype == 0) {
-      q[row] = static_cast<const float*>(tile.q) + row * tile.token_stride;
-    } else {
-      const std::uint16_t* from = static_cast<const std::uint16_t*>(tile.q) + row * tile.token_stride;
-      float* to = tile.widened + row * tile.dim;
-      if (tile.dtype == 1) {
-        gate_widen(from, tile.dim, to, Bf16{});
-      } else {
-        gate_widen(from, tile.dim, to, F16{});
-      }
-      q[row] = to;
-    }
-  }
-  constexpr std::int64_t most = registers / 8 / gate_vectors > 0 ? registers / 8 / gate_vectors : 1;  // strips at once
-  const std::int64_t groups = (tile.strips + most - 1) / most;
-  for (std::int64_t i = 0; i < groups; ++i) {
-    const std::int64_t strip = tile.strips * i / groups, end = tile.strips * (i + 1) / groups;
-    switch (end - strip) {
+// Rows [row, end) of q side by side, and the last of the tile once more for what its last step makes too many.
+inline void gate_copy_rows(const GateTile& tile, std::int64_t row, std::int64_t end) {
+  if (end == tile.rows) end = (end + 3) / 4 * 4;
+  for (; row < end; ++row) {
+    const std::int64_t from = (row < tile.rows ? row : tile.rows - 1) * tile.token_stride;
+    float* to = tile.widened + row * tile.dim;
+    switch (tile.dtype) {
+      case 0:
+        gate_widen(static_cast<const float*>(tile.q) + from, tile.dim, to, F32{});
+        break;
       case 1:
-        if constexpr (gate_vectors == 1) {
-          gate_rows_by_strips<8, 1>(q, tile, strip);
-        } else {
-          gate_rows_by_strips<gate_vectors == 2 ? 6 : 2, 1>(q, tile, strip);
-        }
-        break;
-      case 2:
-        if constexpr (most >= 2) gate_rows_by_strips<8, 2>(q, tile, strip);
-        break;
-      case 3:
-        if constexpr (most >= 3) gate_rows_by_strips<8, 3>(q, tile, strip);
+        gate_widen(static_cast<const std::uint16_t*>(tile.q) + from, tile.dim, to, Bf16{});
         break;
       default:
-        if constexpr (most >= 4) gate_rows_by_strips<4, 4>(q, tile, strip);
+        gate_widen(static_cast<const std::uint16_t*>(tile.q) + from, tile.dim, to, F16{});
+    }
+  }
+}
+
+// Rows are copied side by side, as many as L1 holds beside a panel, and meet every strip before the next ones come:
+// where they lie, heads x D apart, 64 of them share a few sets of L1 and came from L2 again for every strip.
+void gate_gates(const GateTile& tile) {
+  constexpr std::int64_t most = registers / 8 / gate_vectors > 0 ? registers / 8 / gate_vectors : 1;  // strips at once
+  constexpr std::int64_t rows = gate_vectors == 2 ? 6 : 8, bytes = 20 << 10;
+  const std::int64_t groups = (tile.strips + most - 1) / most;
+  const std::int64_t parts = (tile.rows * tile.dim * 4 + bytes - 1) / bytes;
+  const std::int64_t length = ((tile.rows + parts - 1) / parts + rows - 1) / rows * rows;
+  const std::int64_t products = groups * (tile.rows / rows + 1);
+  RowsAhead ahead{static_cast<int>(tile.next_rows), static_cast<int>((tile.next_rows + products - 1) / products)};
+  for (std::int64_t row = 0; row < tile.rows; row += length) {
+    const std::int64_t end = row + length < tile.rows ? row + length : tile.rows;
+    if (tile.q) gate_copy_rows(tile, row, end);
+    for (std::int64_t i = 0; i < groups; ++i) {
+      const std::int64_t strip = tile.strips * i / groups;
+      switch (tile.strips * (i + 1) / groups - strip) {
+        case 1:
+          gate_rows_by_strips<gate_vectors == 2 ? 6 : gate_vectors == 1 ? 8 : 2, 1>(tile, strip, row, end, ahead);
+          break;
+        case 2:
+          if constexpr (most >= 2) gate_rows_by_strips<8, 2>(tile, strip, row, end, ahead);
+          break;
+        case 3:
+          if constexpr (most >= 3) gate_rows_by_strips<8, 3>(tile, strip, row, end, ahead);
+          break;
+        default:
+          if constexpr (most >= 4) gate_rows_by_strips<4, 4>(tile, strip, row, end, ahead);
+      }
     }
   }
 }

@@ -16,14 +16,14 @@ inline constexpr std::int64_t gate_strip = 16;
 // One tile. Columns beyond N repeat the last block, so that they are finite whenever the real ones are; rows beyond
 // `rows` hold anything.
 struct GateTile {
-  const void* q;  // first row of the tile; rows are token_stride elements apart, D contiguous
+  const void* q;  // first row of the tile, rows token_stride elements apart, D contiguous; null: `widened` has them
   int dtype;      // DType as a number: f32 0, bf16 1, f16 2
   std::int64_t token_stride;
   std::int64_t rows;    // 1..64
   std::int64_t dim;     // D, a multiple of 8
   const float* panels;  // [strips][D][16], of the first strip wanted
   std::int64_t strips;
-  float* widened;  // [64][D] scratch, 64-byte aligned
+  float* widened;  // [64][D] the rows of q in fp32, side by side; 64-byte aligned
   float* gates;    // [strips][64][16] out, 64-byte aligned
   // Rows that are wanted next, asked for meanwhile; next_stride bytes apart, next_bytes long.
   const char* next;

@@ -46,13 +46,12 @@ void SampleGates::gates(std::int64_t h, const Rows& rows, std::int64_t strip, st
                         float* out) const {
   const std::int64_t dim = problem->dim();
   const std::int64_t element = problem->offset(q, b, problem->sample(b).video_begin + rows.first, h);
-  const bool again = rows.widened && q.dtype != DType::f32;
   const std::int64_t after = rows.first + rows.count, stride = q.token_stride * bytes_of(q.dtype);
   const bool ask = rows.step == 1 && strip + count == strips;  // tiles are mostly made one after another
   kernels->gates(
-      {.q = again ? static_cast<const void*>(widened) : static_cast<const char*>(q.data) + element * bytes_of(q.dtype),
-       .dtype = static_cast<int>(again ? DType::f32 : q.dtype),
-       .token_stride = again ? dim : q.token_stride * rows.step,
+      {.q = rows.widened ? nullptr : static_cast<const char*>(q.data) + element * bytes_of(q.dtype),
+       .dtype = static_cast<int>(q.dtype),
+       .token_stride = q.token_stride * rows.step,
        .rows = rows.count,
        .dim = dim,
        .panels = panels + (problem->kv_head(h) * strips + strip) * dim * gate_strip,

@@ -115,7 +115,7 @@ struct SampleGates {
   // Gates of 1..64 rows of head h against strips [strip, strip + count).
   struct Rows {
     std::int64_t first, step, count;
-    bool widened = false;  // rows that are not f32 lie in `widened` already, from the call before
+    bool widened = false;  // they lie in `widened` already, from the call before
   };
   void gates(std::int64_t h, const Rows& rows, std::int64_t strip, std::int64_t count, float* widened,
              float* out) const;

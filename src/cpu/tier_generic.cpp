@@ -7,9 +7,10 @@ namespace generic {
 namespace {
 #include "cpu/vec.hpp"
 
-#include "cpu/gate_inl.hpp"
 #include "cpu/product_inl.hpp"
 #include "cpu/rows_inl.hpp"
+
+#include "cpu/gate_inl.hpp"
 
 #include "cpu/attend_backward_inl.hpp"
 #include "cpu/attend_inl.hpp"

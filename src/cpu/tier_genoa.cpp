@@ -9,9 +9,10 @@ namespace genoa {
 namespace {
 #include "cpu/vec.hpp"
 
-#include "cpu/gate_inl.hpp"
 #include "cpu/product_inl.hpp"
 #include "cpu/rows_inl.hpp"
+
+#include "cpu/gate_inl.hpp"
 
 #include "cpu/attend_backward_inl.hpp"
 #include "cpu/attend_inl.hpp"

@@ -50,7 +50,7 @@ bool same_bits(float a, float b) { return std::bit_cast<std::uint32_t>(a) == std
 // are.
 TEST_P(Gate, GatesAreOneChain) {
   Rng rng(1);
-  for (const std::int64_t dim : {8, 24, 64}) {
+  for (const std::int64_t dim : {8, 24, 64, 200}) {
     for (const std::int64_t strips : {1, 2, 3, 4, 5, 7}) {
       for (const std::int64_t rows : {1, 2, 3, 5, 6, 7, 11, 12, 59, 60, 61, 62, 63, 64}) {
         for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
@@ -71,15 +71,19 @@ TEST_P(Gate, GatesAreOneChain) {
           const bool half = dtype != DType::f32;
           const auto* const q =
               half ? reinterpret_cast<const char*>(halves.data()) : reinterpret_cast<const char*>(values.data());
-          kernels().gates({.q = q,
-                           .dtype = static_cast<int>(dtype),
-                           .token_stride = stride,
-                           .rows = rows,
-                           .dim = dim,
-                           .panels = panels.data(),
-                           .strips = strips,
-                           .widened = widened.data(),
-                           .gates = gates.data()});
+          GateTile tile{.q = q,
+                        .dtype = static_cast<int>(dtype),
+                        .token_stride = stride,
+                        .rows = rows,
+                        .dim = dim,
+                        .panels = panels.data(),
+                        .strips = strips,
+                        .widened = widened.data(),
+                        .gates = gates.data()};
+          kernels().gates(tile);
+          tile.q = nullptr;  // from the rows it left in `widened`
+          std::fill_n(gates.data(), strips * gate_rows * gate_strip, 77.0f);
+          kernels().gates(tile);
           for (std::int64_t c = 0; c < strips * gate_strip; ++c) {
             for (std::int64_t row = 0; row < rows; ++row) {
               float sum = 0;
