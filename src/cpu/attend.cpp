@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// attend: a problem cut into items, and the memory they work in.
+// attend: a problem cut into items, who packs their keys, and the memory they work in.
 #include "cpu/attend.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <limits>
+#include <vector>
 
 #include "cpu/memory.hpp"
 #include "cpu/parallel.hpp"
@@ -13,61 +16,134 @@
 namespace vmoba::cpu {
 namespace {
 
-// A row's result does not depend on where the indices are cut, so the cut may follow the threads and the blocks. An
-// item packs every key tile once and keeps its fp32 rows of q and out, 1 KB each at D 128: with small blocks the rows
-// are what moves and should stay in L2; with larger ones packing is what costs.
-Cut cut_attend(const Problem& problem, std::int64_t b, const Execution& execution) {
-  const std::int64_t others = problem.batch() * problem.heads(), threads = workers(execution);
-  const Partition& keys = *problem.sample(b).partition;
-  const std::int64_t most = keys.tokens() <= 32 * keys.blocks() ? 1024 : 3072;
-  return cut_indices(indices_of(problem.sample(b)), threads > 1 ? (4 * threads + others - 1) / others : 1, 512, most);
+// Panels of a key/value head are packed once for all its items, within this bound: 34 MB a head of 33K tokens and D 128,
+// of which two are at work on few threads. Item by item, packing took 6 to 9 % of a forward at density .15.
+constexpr std::int64_t most_panel_bytes = 80 << 20;
+
+// A row's result does not depend on where the indices are cut, so the cut may follow the threads and the blocks. Items
+// that share panels keep few fp32 rows of q and out, 1 KB each at D 128; with fewer still, a group of the rows of a
+// sparse tile is seldom full (1,024 rows and blocks of 128: 6 % slower). Those that pack every key tile for themselves
+// are longer, but with small blocks the rows are what moves and should stay in L2.
+constexpr std::int64_t rows_of_shared_panels = 1536;
+std::int64_t rows_of_own_panels(const Partition& keys) { return keys.tokens() <= 32 * keys.blocks() ? 1024 : 3072; }
+
+// The items of a sample: of every key/value head `packs` that make its panels (0: its items pack for themselves), then
+// those of its query heads, cut by cut.
+struct SamplePlan {
+  Cut cut;
+  std::int64_t packs = 0, uses = 0;
+  std::int64_t begin = 0;  // first item
+};
+
+struct Plan {
+  std::vector<SamplePlan> samples;
+  std::int64_t items = 0;
+  std::int64_t worker_bytes = 0;  // scratch of an item
+  std::int64_t slots = 0;         // key/value heads whose panels are there at once
+  std::int64_t slot_floats = 0;   // theirs
+
+  std::int64_t panel_bytes() const { return slots * slot_floats * 4; }
+};
+
+// A head whose selection keeps all is dense, and its tiles are others.
+std::int64_t panel_floats(const Problem& problem, std::int64_t b) {
+  const Sample& sample = problem.sample(b);
+  const Partition& keys = *sample.partition;
+  std::int64_t floats = block_floats(sample.text_valid, problem.dim());
+  for (std::int64_t c = 0; c < keys.blocks(); ++c) floats += block_floats(keys.begin()[c + 1] - keys.begin()[c], problem.dim());
+  return std::max(floats, block_floats(indices_of(sample), problem.dim()));
 }
 
-std::int64_t worker_bytes(const Tier& tier, const Problem& problem, const Execution& execution) {
-  std::int64_t bytes = 0;
+Plan plan_attend(const Tier& tier, const Problem& problem, const Execution& execution, bool share) {
+  const bool tiles = tier.tiles && problem.dtype() == DType::bf16;
+  const std::int64_t others = problem.batch() * problem.heads(), threads = workers(execution);
+  const std::int64_t wanted = threads > 1 ? (4 * threads + others - 1) / others : 1;
+  std::int64_t fewest = std::numeric_limits<std::int64_t>::max();
+  Plan plan;
   for (std::int64_t b = 0; b < problem.batch(); ++b) {
-    const std::int64_t length = cut_attend(problem, b, execution).length;
-    bytes = std::max(bytes, tier.tiles && problem.dtype() == DType::bf16 ? tile_attend_scratch(problem.dim(), length)
-                                                                         : attend_scratch(problem.dim(), length));
+    const std::int64_t most = share ? rows_of_shared_panels : rows_of_own_panels(*problem.sample(b).partition);
+    SamplePlan sample{.cut = cut_indices(indices_of(problem.sample(b)), wanted, 512, most), .begin = plan.items};
+    sample.uses = problem.heads() / problem.kv_heads() * sample.cut.pieces;
+    if (share && sample.uses > 2) {
+      sample.packs = threads > 1 ? 2 * threads : 1;
+      fewest = std::min(fewest, sample.uses);
+      plan.slot_floats = std::max(plan.slot_floats, panel_floats(problem, b));
+    }
+    plan.items += problem.kv_heads() * (sample.packs + sample.uses);
+    plan.worker_bytes =
+        std::max(plan.worker_bytes, tiles ? tile_attend_scratch(problem.dim(), sample.cut.length)
+                                          : attend_scratch(problem.dim(), sample.cut.length));
+    plan.samples.push_back(sample);
   }
-  return bytes;
+  if (plan.slot_floats > 0) {
+    const std::int64_t busy = threads > 1 ? (threads + fewest - 1) / fewest + 1 : 1;
+    plan.slots = std::min(busy, problem.batch() * problem.kv_heads());
+  }
+  return plan;
+}
+
+Plan plan_attend(const Tier& tier, const Problem& problem, const Execution& execution) {
+  if (!(tier.tiles && problem.dtype() == DType::bf16)) {
+    Plan plan = plan_attend(tier, problem, execution, true);
+    if (plan.panel_bytes() <= most_panel_bytes) return plan;
+  }
+  return plan_attend(tier, problem, execution, false);
 }
 
 }  // namespace
 
 std::int64_t attend_scratch_bytes(const Tier& tier, const Problem& problem, const Execution& execution) {
-  return workers(execution) * worker_bytes(tier, problem, execution);
+  const Plan plan = plan_attend(tier, problem, execution);
+  return workers(execution) * plan.worker_bytes + plan.panel_bytes();
 }
 
 void attend(const Tier& tier, const Problem& problem, const Selection* selection, const ConstView& q,
             const ConstView& k, const ConstView& v, const View& out, const View& lse, const Execution& execution) {
-  std::vector<std::int64_t> begin{0};  // first item of each sample
-  std::vector<Cut> cuts;
-  for (std::int64_t b = 0; b < problem.batch(); ++b) {
-    cuts.push_back(cut_attend(problem, b, execution));
-    begin.push_back(begin.back() + cuts.back().pieces * problem.heads());
-  }
-  const std::int64_t bytes = worker_bytes(tier, problem, execution);
-  const Memory memory(workers(execution) * bytes);
-  for_items(execution, begin.back(), [&](std::int64_t i, std::int64_t worker) {
-    const std::int64_t b = std::upper_bound(begin.begin(), begin.end(), i) - begin.begin() - 1;
-    const std::int64_t h = (i - begin[b]) / cuts[b].pieces, piece = (i - begin[b]) % cuts[b].pieces;
-    const std::int64_t kv_head = problem.kv_head(h);
+  const Plan plan = plan_attend(tier, problem, execution);
+  const std::int64_t kv_heads = problem.kv_heads(), group = problem.heads() / kv_heads;
+  const Memory memory(workers(execution) * plan.worker_bytes), panels(plan.panel_bytes());
+  // Items that are done, of every key/value head of every sample.
+  const auto pairs = static_cast<std::size_t>(problem.batch() * kv_heads);
+  std::vector<std::atomic<std::int64_t>> packed(pairs), attended(pairs);
+  for_items(execution, plan.items, [&](std::int64_t i, std::int64_t worker) {
+    std::int64_t b = problem.batch() - 1;
+    while (plan.samples[b].begin > i) --b;
+    const SamplePlan& sample = plan.samples[b];
+    const std::int64_t items = sample.packs + sample.uses, g = (i - sample.begin) / items, pair = b * kv_heads + g;
+    const std::int64_t number = (i - sample.begin) % items - sample.packs;
+    const auto picked_of = [&](std::int64_t head, std::int64_t count) {
+      return selection && !keeps_all(*selection, b, head, count) ? selection : nullptr;
+    };
+    const Selection* const picked_of_group = picked_of(g * group, group);
+    const Matrix keys = matrix(problem, k, b, g), values = matrix(problem, v, b, g);
+    float* const slot =
+        sample.packs ? reinterpret_cast<float*>(panels.data()) + pair % plan.slots * plan.slot_floats : nullptr;
+    if (number < 0) {
+      const std::int64_t before = pair - plan.slots;  // had this slot and must be finished
+      if (before >= 0) wait_until(attended[before], plan.samples[before / kv_heads].uses);
+      tier.pack({shape_of(problem, b, picked_of_group), keys, values, slot, number + sample.packs, sample.packs});
+      packed[pair].fetch_add(1, std::memory_order_release);
+      return;
+    }
+    wait_until(packed[pair], sample.packs);
+    const std::int64_t h = g * group + number / sample.cut.pieces, piece = number % sample.cut.pieces;
+    const Selection* const picked = picked_of(h, 1);
     AttendItem item{};
-    const Selection* picked = selection && !keeps_all(*selection, b, h, 1) ? selection : nullptr;
     item.shape = shape_of(problem, b, picked);
     item.q = matrix(problem, q, b, h);
-    item.k = matrix(problem, k, b, kv_head);
-    item.v = matrix(problem, v, b, kv_head);
+    item.k = keys;
+    item.v = values;
+    item.panels = picked == picked_of_group ? slot : nullptr;  // a dense head among others has tiles of its own
     item.out = matrix(problem, out, b, h);
     if (lse) item.lse = static_cast<float*>(matrix(problem, lse, b, h).data);
     item.lse_stride = lse.token_stride;
     item.selection = picked ? picked->words_of(b, h, 0) : nullptr;
-    item.first = piece * cuts[b].length;
-    item.last = std::min(item.first + cuts[b].length, item.shape.indices());
+    item.first = piece * sample.cut.length;
+    item.last = std::min(item.first + sample.cut.length, item.shape.indices());
     item.clears = piece == 0;
-    item.scratch = memory.data() + worker * bytes;
+    item.scratch = memory.data() + worker * plan.worker_bytes;
     tier.attend(item);
+    attended[pair].fetch_add(1, std::memory_order_release);
   });
 }
 

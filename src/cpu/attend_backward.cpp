@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <thread>
 #include <vector>
 
 #include "cpu/attend.hpp"
@@ -118,12 +117,7 @@ struct Turn {
   std::atomic<std::int64_t>* previous;
 };
 
-void wait_until_above(const std::atomic<std::int64_t>& counter, std::int64_t value) {
-  for (int spins = 0; counter.load(std::memory_order_acquire) <= value; ++spins) {
-    if (spins > 64) std::this_thread::yield();
-  }
-}
-void wait(void* turn, std::int64_t tile) { wait_until_above(*static_cast<Turn*>(turn)->previous, tile); }
+void wait(void* turn, std::int64_t tile) { wait_until(*static_cast<Turn*>(turn)->previous, tile + 1); }
 void leave(void* turn, std::int64_t tile) {
   static_cast<Turn*>(turn)->mine->store(tile + 1, std::memory_order_release);
 }
@@ -187,7 +181,7 @@ void attend_backward(const Tier& tier, const Problem& problem, const Selection* 
         const std::int64_t sample = before / kv_heads;
         const std::int64_t last =
             plan.begin[sample] + last_item(before % kv_heads, plan.links[sample], plan.span, kv_heads);
-        wait_until_above(done[static_cast<std::size_t>(last)], 0);
+        wait_until(done[static_cast<std::size_t>(last)], 1);
       }
       item.dk_sum = reinterpret_cast<float*>(sums.data()) + (pair % plan.slots) * plan.slot_floats * 2;
       item.dv_sum = item.dk_sum + plan.slot_floats;

@@ -2,8 +2,8 @@
 // attend of one item: out = softmax(scale q k^T) v over the selected blocks, online over key tiles (spec section 4).
 //
 //   for every key block, for every tile of its keys:            tile_keys
-//     k -> transposed panels, v -> row panels                   L2, read straight from the strided input, which was
-//                                                               asked for during the tile before
+//     k -> transposed panels, v -> row panels                   L2, read straight from the strided input; once for all
+//                                                               items of a head where that is worth the memory
 //     for the item's rows that attend the block, in groups:     tile_rows
 //       s = q k^T        register tiles, a key panel (16 KB of D 128) stays in L1
 //       p = 2^(c (s - m))  c = scale log2(e); turned, so that keys are rows and rows are lanes
@@ -19,7 +19,7 @@ struct Forward {
   std::int64_t width;      // floats of a row of q and out: D rounded up to 16
   float *q, *out;          // [last - first, width]
   float *reference, *sum;  // [last - first]; a reference is a product q . k, not yet scaled
-  float *k, *v;            // panels of the current tile
+  const float *k, *v;      // panels of the current tile
   float* scores;           // [tile_rows, score_stride]
   float* weights;          // [tile_keys, weight_stride]
   float* nowhere;          // [row_stride]: rows beyond the group end here
@@ -135,6 +135,28 @@ inline void attend_group(Forward& f, const KeyTile& tile, Ahead& ahead, const st
   }
 }
 
+// A tile in panels: first half k, second half v.
+inline void pack_tile(float* panels, const Matrix& k, const Matrix& v, const ItemShape& s, const KeyTile& tile) {
+  pack_columns(panels, k, s, tile);
+  pack_rows(panels + tile_floats(tile.count, s.dim) / 2, v, s, tile, 1.0f);
+}
+
+void pack_panels(const PackItem& item) {
+  const FlushSubnormals flush;
+  const ItemShape& s = item.shape;
+  float* panels = item.panels;
+  std::int64_t number = 0;
+  for (std::int64_t c = 0; c < key_blocks(s); ++c) {
+    const std::int64_t keys = key_count(s, c);
+    const int length = keys ? tile_length(keys) : 0;
+    for (std::int64_t begin = 0; begin < keys; begin += length, ++number) {
+      const KeyTile tile = key_tile(s, c, begin, begin + length < keys ? begin + length : keys);
+      if (number % item.parts == item.part) pack_tile(panels, item.k, item.v, s, tile);
+      panels += tile_floats(tile.count, s.dim);
+    }
+  }
+}
+
 void attend(const AttendItem& item) {
   const FlushSubnormals flush;
   const ItemShape& s = item.shape;
@@ -146,8 +168,7 @@ void attend(const AttendItem& item) {
   f.reference = memory.cut<float>(n);
   f.sum = memory.cut<float>(n);
   std::int32_t* list = memory.cut<std::int32_t>(n);
-  f.k = memory.cut<float>((tile_keys + 16) * width);
-  f.v = memory.cut<float>((tile_keys + 16) * width);
+  float* const own_panels = memory.cut<float>(2 * (tile_keys + 16) * width);
   f.scores = memory.cut<float>((tile_rows + row_slack) * score_stride);
   f.weights = memory.cut<float>(tile_keys * weight_stride);
   f.nowhere = memory.cut<float>(row_stride);
@@ -165,15 +186,22 @@ void attend(const AttendItem& item) {
   __builtin_memset(f.weights, 0, sizeof(float) * tile_keys * weight_stride);
   __builtin_memset(f.nowhere, 0, sizeof(float) * row_stride);
 
+  const float* panels = item.panels;  // of the next tile
   for (std::int64_t c = 0; c < key_blocks(s); ++c) {
     const std::int64_t keys = key_count(s, c), rows = list_rows(list, s, item.selection, c, item.first, item.last);
-    if (rows == 0 || keys == 0) continue;
+    if (keys == 0 || (rows == 0 && !panels)) continue;
     const int length = tile_length(keys);
     for (std::int64_t begin = 0; begin < keys; begin += length) {
       const KeyTile tile = key_tile(s, c, begin, begin + length < keys ? begin + length : keys);
-      pack_columns(f.k, item.k, s, tile);
-      pack_rows(f.v, item.v, s, tile, 1.0f);
-      Ahead ahead = ahead_of(item.k, item.v, s, tile, next_tile(s, c, begin, length), rows);
+      const std::int64_t floats = tile_floats(tile.count, s.dim);
+      f.k = panels ? panels : own_panels;
+      f.v = f.k + floats / 2;
+      if (panels) panels += floats;
+      if (rows == 0) continue;
+      if (!panels) pack_tile(own_panels, item.k, item.v, s, tile);
+      // Panels that are there lie one after another: asking for them as well cost 4 % of blocks of 48 and 128 keys.
+      const KeyTile next = panels ? KeyTile{nullptr, 0, 0} : next_tile(s, c, begin, length);
+      Ahead ahead = ahead_of(item.k, item.v, s, tile, next, rows);
       for (std::int64_t i = 0; i < rows; i += tile_rows) {
         const auto count = [&](std::int64_t first) {
           return static_cast<int>(rows - first < tile_rows ? rows - first : tile_rows);

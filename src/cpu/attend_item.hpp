@@ -48,10 +48,20 @@ struct ItemShape {
   }
 };
 
+// Keys and values of one key/value head as the panels that attend multiplies, tile after tile in the order they are
+// attended: those tiles whose number is `part` modulo `parts`.
+struct PackItem {
+  ItemShape shape;
+  Matrix k, v;
+  float* panels;
+  std::int64_t part, parts;
+};
+
 // Forward of query indices [first, last) of one head.
 struct AttendItem {
   ItemShape shape;
   Matrix q, k, v, out;
+  const float* panels;  // of the key/value head, by its PackItems; null: the item packs k and v for itself
   float* lse;  // null: not wanted
   std::int64_t lse_stride;
   const std::uint64_t* selection;  // [N, words] of the head
@@ -86,6 +96,15 @@ struct BackwardItem {
   void* turn;
   char* scratch;  // backward_scratch() bytes, 64-byte aligned
 };
+
+// Floats that `keys` keys of one tile, or at most so many of a block, take in panels.
+inline constexpr std::int64_t tile_floats(std::int64_t keys, std::int64_t dim) {
+  return (keys + 15) / 16 * 32 * padded(dim);
+}
+inline constexpr std::int64_t block_floats(std::int64_t keys, std::int64_t dim) {
+  return keys <= tile_keys ? tile_floats(keys, dim)
+                           : 2 * (keys + (keys + tile_keys - 1) / tile_keys * 15) * padded(dim);
+}
 
 inline constexpr std::int64_t aligned(std::int64_t bytes) { return (bytes + 63) / 64 * 64; }
 inline constexpr std::int64_t attend_scratch(std::int64_t dim, std::int64_t rows) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <thread>
 
 #include "vmoba/execution.hpp"
 
@@ -27,6 +28,13 @@ void for_items(const Execution& execution, std::int64_t items, const Body& body)
   execution.parallel_for(count, [&](std::int64_t worker) {
     for (std::int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) body(item, worker);
   });
+}
+
+// Returns when a counter that lower items raise has reached `value`.
+inline void wait_until(const std::atomic<std::int64_t>& counter, std::int64_t value) {
+  for (int spins = 0; counter.load(std::memory_order_acquire) < value; ++spins) {
+    if (spins > 64) std::this_thread::yield();
+  }
 }
 
 }  // namespace vmoba::cpu

@@ -24,6 +24,7 @@ struct F16 {};
 
 struct Tier {
   GateKernels gate;
+  void (*pack)(const PackItem&);
   void (*attend)(const AttendItem&);
   void (*attend_backward)(const BackwardItem&);
   bool tiles = false;  // bf16 goes through matrix tiles (tile_item.hpp)

@@ -17,6 +17,6 @@ namespace {
 }  // namespace
 }  // namespace generic
 
-const Tier generic_tier{generic::gate_kernels, generic::attend, generic::attend_backward};
+const Tier generic_tier{generic::gate_kernels, generic::pack_panels, generic::attend, generic::attend_backward};
 
 }  // namespace vmoba::cpu

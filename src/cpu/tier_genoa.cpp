@@ -33,6 +33,6 @@ void attend_backward_any(const BackwardItem& item) {
 }  // namespace
 }  // namespace genoa
 
-const Tier genoa_tier{genoa::gate_kernels, genoa::attend_any, genoa::attend_backward_any, true};
+const Tier genoa_tier{genoa::gate_kernels, genoa::pack_panels, genoa::attend_any, genoa::attend_backward_any, true};
 
 }  // namespace vmoba::cpu

@@ -17,6 +17,6 @@ namespace {
 }  // namespace
 }  // namespace haswell
 
-const Tier haswell_tier{haswell::gate_kernels, haswell::attend, haswell::attend_backward};
+const Tier haswell_tier{haswell::gate_kernels, haswell::pack_panels, haswell::attend, haswell::attend_backward};
 
 }  // namespace vmoba::cpu

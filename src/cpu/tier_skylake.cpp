@@ -17,6 +17,6 @@ namespace {
 }  // namespace
 }  // namespace skylake
 
-const Tier skylake_tier{skylake::gate_kernels, skylake::attend, skylake::attend_backward};
+const Tier skylake_tier{skylake::gate_kernels, skylake::pack_panels, skylake::attend, skylake::attend_backward};
 
 }  // namespace vmoba::cpu

@@ -57,7 +57,7 @@ TEST(AttendMemory, ScratchBytesIsWhatIsAllocated) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     for (const std::int64_t dim : {72, 128}) {  // where attend needs more than select, whose figure is a bound
       for (const std::int64_t threads : {1, 3}) {
-        const Problem problem({.grid = {9, 16, 16}, .block = {3, 8, 8}, .heads = 2, .dim = dim, .dtype = dtype});
+        const Problem problem({.grid = {18, 16, 16}, .block = {3, 8, 8}, .heads = 2, .dim = dim, .dtype = dtype});
         Tensors t = Tensors::random(problem, 1);
         ThreadPool pool(threads);
         const Execution execution = pool.execution("cpu");

@@ -224,6 +224,55 @@ TEST_P(Attend, SameBitsForAnyThreads) {
   }
 }
 
+// Three query heads of a group share panels of keys and values, which seven groups take turns to hold; a head alone
+// packs for itself. In a batch of samples with other blocks, and one where all heads but one keep everything.
+TEST_P(Attend, SharedPanels) {
+  for (const DType dtype : {DType::f32, DType::f16}) {
+    ProblemOptions options{.grids = {{3, 5, 9}, {2, 16, 17}, {2, 7, 4}},
+                           .block = {2, 4, 3},
+                           .heads = 21,
+                           .kv_heads = 7,
+                           .dim = 24,
+                           .dtype = dtype,
+                           .text = {.count = 5, .valid = {5, 0, 2}}};
+    const Problem problem(options);
+    Rng rng(53);
+    Selection selection = random_selection(problem, rng, 15);
+    for (std::int64_t h = 4; h < 6; ++h) {  // not 3, of the same group
+      for (std::int64_t c = 0; c < selection.blocks(0); ++c) {
+        for (std::int64_t row = 0; row < problem.sample(0).tokens(); ++row) selection.set(0, h, row, c);
+      }
+    }
+    Tensors all = Tensors::random(problem, 54);
+    options.heads = options.kv_heads = 1;
+    const Problem one(options);
+    for (const std::int64_t threads : {1, 2, 5}) {
+      ThreadPool pool(threads);
+      run_it(problem, &selection, all, pool.execution());
+      for (std::int64_t h = 0; h < problem.heads(); ++h) {
+        Selection part(one);
+        for (std::int64_t b = 0; b < problem.batch(); ++b) {
+          for (std::int64_t c = 0; c < part.blocks(b); ++c) {
+            std::copy_n(selection.words_of(b, h, c), part.shape(b).words(), part.words_of(b, 0, c));
+          }
+        }
+        Tensors t = Tensors::zeros_of(one);
+        const auto copy_head = [](Tensor& to, const Tensor& from, std::int64_t head) {
+          to.fill([&](std::int64_t b, std::int64_t row, auto, std::int64_t d) { return from.get(b, row, head, d); });
+        };
+        copy_head(t.q, all.q, h);
+        copy_head(t.k, all.k, problem.kv_head(h));
+        copy_head(t.v, all.v, problem.kv_head(h));
+        run_it(one, &part, t);
+        Tensor out = t.out, lse = t.lse;
+        copy_head(out, all.out, h);
+        copy_head(lse, all.lse, h);
+        ASSERT_TRUE(t.out.same_bits(out) && t.lse.same_bits(lse)) << "head " << h << ", " << threads << " threads";
+      }
+    }
+  }
+}
+
 // Workers that run one after another, in any order: items that take turns may not wait for a worker yet to start.
 TEST_P(Attend, WorkersInSequence) {
   const Problem problem({.grid = {10, 16, 16}, .block = {5, 8, 8}, .dim = 16, .dtype = DType::f16});
