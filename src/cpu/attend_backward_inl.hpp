@@ -70,6 +70,32 @@ inline float* dq_row(const Backward& f, std::int64_t head, std::int64_t at) {
   return static_cast<float*>(item.dq.data) + head * item.dq_head + item.shape.row(item.first + at) * item.dq.stride;
 }
 
+// Rows of a group: where the item has them, or copied side by side first, which pays where a tile reads them often. A
+// register tile of AVX-512 has twelve rows, more than there are registers for their addresses.
+constexpr int keys_for_copies = registers == 16 ? 64 : 0;  // in tiles of more keys rows are copied
+struct GroupRows {
+  const float* copies;
+  const float* const* rows;  // null: copied
+};
+// Rows times a panel of keys, summed over D in one chain.
+template <int Vecs, int BK>
+inline void row_product(const GroupRows& a, const float* b, int count, int dim, Regular to) {
+  if (a.rows) {
+    multiply_rows<Vecs, BK, false>(a.rows, b, count, dim, to);
+  } else {
+    multiply_panel<Vecs, false, row_stride, 1>(a.copies, Packed<BK>{b}, count, dim, to);
+  }
+}
+// Weights, turned, times columns of rows: added to dk or dv.
+template <int Vecs>
+inline void add_product_of_rows(const float* weights, const GroupRows& b, int column, int keys, int count, Regular to) {
+  if (b.rows) {
+    multiply_panel<Vecs, true, 1, score_stride>(weights, Anywhere{b.rows, column}, keys, count, to);
+  } else {
+    multiply_panel<Vecs, true, 1, score_stride>(weights, Packed<row_stride>{b.copies + column}, keys, count, to);
+  }
+}
+
 // One group of at most tile_rows rows of one head against one tile of keys; the `following` rows at `after` come next.
 inline void backward_group(Backward& f, const KeyTile& tile, Ahead& ahead, std::int64_t head, const std::int32_t* list,
                            int rows, const std::int32_t* after, int following) {
@@ -79,18 +105,25 @@ inline void backward_group(Backward& f, const KeyTile& tile, Ahead& ahead, std::
   const std::int64_t n = item.last - item.first;
   const Matrix q = of_head(item.q, head * item.q_head, s), dout = of_head(item.dout, head * item.dout_head, s);
   const Vec sign = set(f.scale.sign), c = set(f.scale.magnitude);
+  const bool in_place = item.rows && tile.count <= keys_for_copies;
+  const float *q_rows[tile_rows + row_slack], *dout_rows[tile_rows + row_slack];
   float* targets[tile_rows + row_slack];
   for (int i = 0; i < rows; ++i) {
-    if (item.rows) {
-      copy_row(f.q + i * row_stride, copied_row(f, 0, head, list[i]), f.width);
-      copy_row(f.dout + i * row_stride, copied_row(f, 1, head, list[i]), f.width);
-    } else {
-      widen_row(f.q + i * row_stride, row_of(q, s, item.first + list[i]), s, sign);
-      widen_row(f.dout + i * row_stride, row_of(dout, s, item.first + list[i]), s, set(1.0f));
-    }
     targets[i] = dq_row(f, head, list[i]);
+    float *to_q = f.q + i * row_stride, *to_dout = f.dout + i * row_stride;
+    if (in_place) {
+      q_rows[i] = copied_row(f, 0, head, list[i]);
+      dout_rows[i] = copied_row(f, 1, head, list[i]);
+    } else if (item.rows) {
+      copy_row(to_q, copied_row(f, 0, head, list[i]), f.width);
+      copy_row(to_dout, copied_row(f, 1, head, list[i]), f.width);
+    } else {
+      widen_row(to_q, row_of(q, s, item.first + list[i]), s, sign);
+      widen_row(to_dout, row_of(dout, s, item.first + list[i]), s, set(1.0f));
+    }
   }
-  for (int i = rows; i < rows + row_slack; ++i) targets[i] = f.nowhere;
+  for (int i = rows; i < rows + row_slack; ++i) q_rows[i] = dout_rows[i] = targets[i] = f.nowhere;
+  const GroupRows of_q{f.q, in_place ? q_rows : nullptr}, of_dout{f.dout, in_place ? dout_rows : nullptr};
   // Rows are spread over more than L2 holds: asking for dq of this group and for q and dout of the next (up to 18 % of
   // the time of a group, 45 -> 54 % of 1/density at 12 keys, 85 -> 91 % at 128).
   const int key_panels = (vectors + 1) / 2, panels = (columns + 1) / 2;
@@ -100,11 +133,11 @@ inline void backward_group(Backward& f, const KeyTile& tile, Ahead& ahead, std::
     const std::int64_t at = (g / 2) * s.dim * panel;
     const Regular p{f.p + g * lanes, score_stride}, ds{f.ds + g * lanes, score_stride};
     if (g + 1 < vectors) {
-      multiply_panel<2, false, row_stride, 1, panel>(f.q, f.kt + at, rows, dim, p);
-      multiply_panel<2, false, row_stride, 1, panel>(f.dout, f.vt + at, rows, dim, ds);
+      row_product<2, panel>(of_q, f.kt + at, rows, dim, p);
+      row_product<2, panel>(of_dout, f.vt + at, rows, dim, ds);
     } else {
-      multiply_panel<1, false, row_stride, 1, lanes>(f.q, f.kt + at, rows, dim, p);
-      multiply_panel<1, false, row_stride, 1, lanes>(f.dout, f.vt + at, rows, dim, ds);
+      row_product<1, lanes>(of_q, f.kt + at, rows, dim, p);
+      row_product<1, lanes>(of_dout, f.vt + at, rows, dim, ds);
     }
     ahead.step();
     results.step([&](int i) {
@@ -129,21 +162,21 @@ inline void backward_group(Backward& f, const KeyTile& tile, Ahead& ahead, std::
     const Scattered dq{targets, g * lanes};
     const float* b = f.k + static_cast<std::int64_t>(g / 2) * tile.count * panel;
     if (g + 1 < columns) {
-      multiply_panel<2, true, 1, score_stride, row_stride>(f.p, f.dout + g * lanes, tile.count, rows, dv);
-      multiply_panel<2, true, 1, score_stride, row_stride>(f.ds, f.q + g * lanes, tile.count, rows, dk);
-      multiply_panel<2, true, score_stride, 1, panel>(f.ds, b, rows, tile.count, dq);
+      add_product_of_rows<2>(f.p, of_dout, g * lanes, tile.count, rows, dv);
+      add_product_of_rows<2>(f.ds, of_q, g * lanes, tile.count, rows, dk);
+      multiply_panel<2, true, score_stride, 1>(f.ds, Packed<panel>{b}, rows, tile.count, dq);
     } else {
-      multiply_panel<1, true, 1, score_stride, row_stride>(f.p, f.dout + g * lanes, tile.count, rows, dv);
-      multiply_panel<1, true, 1, score_stride, row_stride>(f.ds, f.q + g * lanes, tile.count, rows, dk);
-      multiply_panel<1, true, score_stride, 1, lanes>(f.ds, b, rows, tile.count, dq);
+      add_product_of_rows<1>(f.p, of_dout, g * lanes, tile.count, rows, dv);
+      add_product_of_rows<1>(f.ds, of_q, g * lanes, tile.count, rows, dk);
+      multiply_panel<1, true, score_stride, 1>(f.ds, Packed<lanes>{b}, rows, tile.count, dq);
     }
     ahead.step();
     inputs.step([&](int i) {
       if (item.rows) {
-        const float *of_q = copied_row(f, 0, head, after[i]), *of_dout = copied_row(f, 1, head, after[i]);
+        const float *next_q = copied_row(f, 0, head, after[i]), *next_dout = copied_row(f, 1, head, after[i]);
         for (int d = 0; d < dim; d += 16) {
-          __builtin_prefetch(of_q + d, 0, 3);
-          __builtin_prefetch(of_dout + d, 0, 3);
+          __builtin_prefetch(next_q + d, 0, 3);
+          __builtin_prefetch(next_dout + d, 0, 3);
         }
       } else {
         ask_for_row<3>(q, s, item.first + after[i]);

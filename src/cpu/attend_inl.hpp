@@ -106,9 +106,9 @@ inline void attend_group(Forward& f, const KeyTile& tile, Ahead& ahead, const st
     const float* b = f.k + (g / 2) * s.dim * panel;
     const Regular where{f.scores + g * lanes, score_stride};
     if (g + 1 < vectors) {
-      multiply_rows<2, panel>(sources, b, rows, dim, where);
+      multiply_rows<2, panel, true>(sources, b, rows, dim, where);
     } else {
-      multiply_rows<1, lanes>(sources, b, rows, dim, where);
+      multiply_rows<1, lanes, true>(sources, b, rows, dim, where);
     }
     ahead.step();
     // Rows of an item reach beyond L2 where blocks are large; below three vectors of keys asking costs what it saves.
@@ -124,9 +124,9 @@ inline void attend_group(Forward& f, const KeyTile& tile, Ahead& ahead, const st
     const float* b = f.v + static_cast<std::int64_t>(g / 2) * tile.count * panel;
     const Scattered where{targets, g * lanes};
     if (g + 1 < columns) {
-      multiply_panel<2, true, 1, weight_stride, panel>(f.weights, b, rows, tile.count, where);
+      multiply_panel<2, true, 1, weight_stride>(f.weights, Packed<panel>{b}, rows, tile.count, where);
     } else {
-      multiply_panel<1, true, 1, weight_stride, lanes>(f.weights, b, rows, tile.count, where);
+      multiply_panel<1, true, 1, weight_stride>(f.weights, Packed<lanes>{b}, rows, tile.count, where);
     }
     ahead.step();
     inputs.step([&](int i) {

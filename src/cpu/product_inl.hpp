@@ -25,9 +25,23 @@ struct Scattered {
   float* operator()(int i) const { return rows[i] + column; }
 };
 
-// A(i, k) = a[i * AI + k * AK]; B(k, :) = b[k * BK ...].
-template <int Rows, int Vecs, bool Add, int AI, int AK, int BK, class Where>
-[[gnu::always_inline]] inline void register_tile(const float* a, const float* b, int count, Where where) {
+// Where a row of B lies: rows BK floats apart, or anywhere.
+template <int BK>
+struct Packed {
+  static constexpr int next = BK;
+  const float* at;
+  const float* row(int k) const { return at + k * BK; }
+};
+struct Anywhere {
+  static constexpr int next = 1;
+  const float* const* at;
+  std::int64_t column;
+  const float* row(int k) const { return at[k] + column; }
+};
+
+// A(i, k) = a[i * AI + k * AK]; B(k, :) = b.row(k)[...].
+template <int Rows, int Vecs, bool Add, int AI, int AK, class B, class Where>
+[[gnu::always_inline]] inline void register_tile(const float* a, B b, int count, Where where) {
   Vec c[Rows][Vecs];
 #pragma GCC unroll 12
   for (int i = 0; i < Rows; ++i) {
@@ -45,15 +59,15 @@ template <int Rows, int Vecs, bool Add, int AI, int AK, int BK, class Where>
       for (int j = 0; j < Vecs; ++j) accumulate(c[i][j], z, row[j]);
     }
   };
-  const float* end = b + static_cast<std::int64_t>(count) * BK;
-  const float* whole = b + static_cast<std::int64_t>(count & -steps) * BK;
+  const auto end = b.at + static_cast<std::int64_t>(count) * B::next;
+  const auto whole = b.at + static_cast<std::int64_t>(count & -steps) * B::next;
 #pragma GCC unroll 1
-  for (; b != whole; a += steps * AK, b += steps * BK) {
+  for (; b.at != whole; a += steps * AK, b.at += steps * B::next) {
 #pragma GCC unroll 4
-    for (int k = 0; k < steps; ++k) step(a + k * AK, b + k * BK);
+    for (int k = 0; k < steps; ++k) step(a + k * AK, b.row(k));
   }
 #pragma GCC unroll 1
-  for (; steps > 1 && b != end; a += AK, b += BK) step(a, b);
+  for (; steps > 1 && b.at != end; a += AK, b.at += B::next) step(a, b.row(0));
 #pragma GCC unroll 12
   for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 2
@@ -66,26 +80,27 @@ inline Scattered from(Scattered where, int i) { return {where.rows + i, where.co
 
 // All rows against one panel. Rows are taken in register tiles; the last reaches up to most / 3 - 1 rows beyond `rows`,
 // where A, C and their pointers must exist.
-template <int Vecs, bool Add, int AI, int AK, int BK, class Where>
-[[gnu::noinline]] inline void multiply_panel(const float* a, const float* b, int rows, int count, Where where) {
+template <int Vecs, bool Add, int AI, int AK, class B, class Where>
+[[gnu::noinline]] inline void multiply_panel(const float* a, B b, int rows, int count, Where where) {
   int i = 0;
   for (; rows - i > most * 2 / 3; i += most) {
-    register_tile<most, Vecs, Add, AI, AK, BK>(a + i * AI, b, count, from(where, i));
+    register_tile<most, Vecs, Add, AI, AK>(a + i * AI, b, count, from(where, i));
   }
   if (rows - i > most / 3) {
-    register_tile<most * 2 / 3, Vecs, Add, AI, AK, BK>(a + i * AI, b, count, from(where, i));
+    register_tile<most * 2 / 3, Vecs, Add, AI, AK>(a + i * AI, b, count, from(where, i));
   } else if (rows - i > 0) {
-    register_tile<most / 3, Vecs, Add, AI, AK, BK>(a + i * AI, b, count, from(where, i));
+    register_tile<most / 3, Vecs, Add, AI, AK>(a + i * AI, b, count, from(where, i));
   }
 }
 
 // The same with rows of A anywhere, aligned or not: A(i, k) = rows[i][k]. Six rows at a time, whose addresses the
 // integer registers hold, so that rows need not be gathered first: at 12 keys the copy cost as much as the product. One
-// vector of columns alone would wait for its own sums, so even and odd k are summed apart there; count is even.
-template <int Rows, int Vecs, int BK>
+// vector of columns alone would wait for its own sums: where that is wanted, even and odd k are summed apart there;
+// count is even.
+template <int Rows, int Vecs, int BK, bool Apart>
 [[gnu::always_inline]] inline void register_tile_of_rows(const float* const* rows, const float* b, int count,
                                                          Regular where) {
-  constexpr int parts = Vecs == 1 ? 2 : 1, together = steps > parts ? steps : parts;
+  constexpr int parts = Vecs == 1 && Apart ? 2 : 1, together = steps > parts ? steps : parts;
   Vec c[Rows][Vecs * parts];
   const float* a[Rows];
 #pragma GCC unroll 6
@@ -123,13 +138,13 @@ template <int Rows, int Vecs, int BK>
 }
 
 // Rows beyond `rows`, up to three, must exist.
-template <int Vecs, int BK>
+template <int Vecs, int BK, bool Apart>
 [[gnu::noinline]] inline void multiply_rows(const float* const* a, const float* b, int rows, int count, Regular where) {
   int i = 0;
-  for (; rows - i > 4; i += 6) register_tile_of_rows<6, Vecs, BK>(a + i, b, count, from(where, i));
+  for (; rows - i > 4; i += 6) register_tile_of_rows<6, Vecs, BK, Apart>(a + i, b, count, from(where, i));
   if (rows - i > 2) {
-    register_tile_of_rows<4, Vecs, BK>(a + i, b, count, from(where, i));
+    register_tile_of_rows<4, Vecs, BK, Apart>(a + i, b, count, from(where, i));
   } else if (rows - i > 0) {
-    register_tile_of_rows<2, Vecs, BK>(a + i, b, count, from(where, i));
+    register_tile_of_rows<2, Vecs, BK, Apart>(a + i, b, count, from(where, i));
   }
 }
