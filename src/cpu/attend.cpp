@@ -16,10 +16,6 @@
 namespace vmoba::cpu {
 namespace {
 
-// Panels of a key/value head are packed once for all its items, within this bound: 34 MB a head of 33K tokens and D 128,
-// of which two are at work on few threads. Item by item, packing took 6 to 9 % of a forward at density .15.
-constexpr std::int64_t most_panel_bytes = 80 << 20;
-
 // A row's result does not depend on where the indices are cut, so the cut may follow the threads and the blocks. Items
 // that share panels keep few fp32 rows of q and out, 1 KB each at D 128; with fewer still, a group of the rows of a
 // sparse tile is seldom full (1,024 rows and blocks of 128: 6 % slower). Those that pack every key tile for themselves
@@ -44,15 +40,6 @@ struct Plan {
 
   std::int64_t panel_bytes() const { return slots * slot_floats * 4; }
 };
-
-// A head whose selection keeps all is dense, and its tiles are others.
-std::int64_t panel_floats(const Problem& problem, std::int64_t b) {
-  const Sample& sample = problem.sample(b);
-  const Partition& keys = *sample.partition;
-  std::int64_t floats = block_floats(sample.text_valid, problem.dim());
-  for (std::int64_t c = 0; c < keys.blocks(); ++c) floats += block_floats(keys.begin()[c + 1] - keys.begin()[c], problem.dim());
-  return std::max(floats, block_floats(indices_of(sample), problem.dim()));
-}
 
 Plan plan_attend(const Tier& tier, const Problem& problem, const Execution& execution, bool share) {
   const bool tiles = tier.tiles && problem.dtype() == DType::bf16;

@@ -80,8 +80,11 @@ struct Plan {
   std::int64_t span = 1;            // key/value heads in a group
   std::int64_t slots = 0;           // those that may be unfinished at once: two groups
   std::int64_t slot_floats = 0;     // of dk, and as many of dv
+  std::int64_t panel_slots = 0;     // those whose items may share panels at once: a group; 0: none does
+  std::int64_t panel_floats = 0;    // of k and v together
 
   std::int64_t item_bytes() const { return worker_bytes + row_bytes + dq_bytes; }
+  std::int64_t panel_bytes() const { return panel_slots * panel_floats * 4; }
 };
 
 Plan plan_backward(const Tier& tier, const Problem& problem, const Execution& execution) {
@@ -101,13 +104,19 @@ Plan plan_backward(const Tier& tier, const Problem& problem, const Execution& ex
     const bool copied = copies(tier, problem, execution, heads * cut.length);
     if (copied) plan.row_bytes = std::max(plan.row_bytes, 2 * bytes);
     if (copied || !sums_in_place(problem)) plan.dq_bytes = std::max(plan.dq_bytes, bytes);
+    if (plan.links.back() > 2 && !in_tiles(tier, problem)) {
+      plan.panel_floats = std::max(plan.panel_floats, panel_floats(problem, b));
+    }
     if (problem.dtype() != DType::f32 && cut.pieces > 1) {
       plan.kv_sums = true;
       plan.slot_floats = std::max(plan.slot_floats, aligned(problem.sample(b).rows * width * 4) / 4);
     }
   }
   plan.span = std::min(workers(execution), problem.kv_heads());
-  if (plan.kv_sums) plan.slots = std::min(2 * plan.span, problem.batch() * problem.kv_heads());
+  const std::int64_t pairs = problem.batch() * problem.kv_heads();
+  if (plan.kv_sums) plan.slots = std::min(2 * plan.span, pairs);
+  // One group's panels and no more: with two groups', what L3 held of them was gone when it was read (2 to 4 % slower).
+  if (plan.panel_floats > 0 && plan.span * plan.panel_floats * 4 <= most_panel_bytes) plan.panel_slots = plan.span;
   return plan;
 }
 
@@ -126,7 +135,7 @@ void leave(void* turn, std::int64_t tile) {
 
 std::int64_t attend_backward_scratch_bytes(const Tier& tier, const Problem& problem, const Execution& execution) {
   const Plan plan = plan_backward(tier, problem, execution);
-  return workers(execution) * plan.item_bytes() + plan.slots * plan.slot_floats * 8;
+  return workers(execution) * plan.item_bytes() + plan.slots * plan.slot_floats * 8 + plan.panel_bytes();
 }
 
 void attend_backward(const Tier& tier, const Problem& problem, const Selection* selection,
@@ -134,7 +143,7 @@ void attend_backward(const Tier& tier, const Problem& problem, const Selection* 
   const Plan plan = plan_backward(tier, problem, execution);
   const std::int64_t items = plan.begin.back(), group = problem.heads() / problem.kv_heads();
   const Memory memory(workers(execution) * plan.item_bytes());
-  const Memory sums(plan.slots * plan.slot_floats * 8);
+  const Memory sums(plan.slots * plan.slot_floats * 8), panels(plan.panel_bytes());
   std::vector<std::atomic<std::int64_t>> left(static_cast<std::size_t>(items));  // tiles each item has left
   std::vector<std::atomic<std::int64_t>> done(static_cast<std::size_t>(items));  // 1: all of the item is done
   for_items(execution, items, [&](std::int64_t i, std::int64_t worker) {
@@ -174,15 +183,22 @@ void attend_backward(const Tier& tier, const Problem& problem, const Selection* 
     item.window = window_of(problem, b);
     item.begins = place.link == 0;
     item.ends = place.link + 1 == links;
+    const std::int64_t pair = b * kv_heads + g;
+    // Slots go round by key/value head; the one that had this slot before must be finished.
+    const auto wait_for_slot = [&](std::int64_t slots) {
+      const std::int64_t before = pair - slots;
+      if (!item.begins || before < 0) return;
+      const std::int64_t sample = before / kv_heads;
+      const std::int64_t last =
+          plan.begin[sample] + last_item(before % kv_heads, plan.links[sample], plan.span, kv_heads);
+      wait_until(done[static_cast<std::size_t>(last)], 1);
+    };
+    if (plan.panel_slots > 0 && links > 2) {
+      wait_for_slot(plan.panel_slots);
+      item.panels = reinterpret_cast<float*>(panels.data()) + pair % plan.panel_slots * plan.panel_floats;
+    }
     if (plan.kv_sums) {
-      // Slots go round by key/value head; the one that had this slot before must be finished.
-      const std::int64_t pair = b * kv_heads + g, before = pair - plan.slots;
-      if (item.begins && before >= 0) {
-        const std::int64_t sample = before / kv_heads;
-        const std::int64_t last =
-            plan.begin[sample] + last_item(before % kv_heads, plan.links[sample], plan.span, kv_heads);
-        wait_until(done[static_cast<std::size_t>(last)], 1);
-      }
+      wait_for_slot(plan.slots);
       item.dk_sum = reinterpret_cast<float*>(sums.data()) + (pair % plan.slots) * plan.slot_floats * 2;
       item.dv_sum = item.dk_sum + plan.slot_floats;
       item.dk_sum_stride = item.dv_sum_stride = padded(problem.dim());

@@ -2,7 +2,8 @@
 // attend_backward of one item (spec section 5): five products a pair of tiles, dk and dv finished key tile by key tile.
 //
 //   for every key block, for every tile of its keys:            tile_keys
-//     k, v -> transposed panels; scale k -> row panels; dk = dv = 0, or what the item before left
+//     k, v -> transposed panels, once for all items of a head where that is worth the memory; scale k -> row panels;
+//     dk = dv = 0, or what the item before left
 //     for every head of the key/value head, for its rows that attend the block, in groups:  tile_rows
 //       p  = 2^(c q k^T - lse)            log2 units, c = scale log2(e)
 //       ds = p (dout v^T - (delta - dlse))
@@ -19,7 +20,7 @@ struct Backward {
   std::int64_t width, stride;  // D rounded up to 16; from a row of dk or dv to the next: rows of D 128 share no L1 sets
   float *lse, *lse_rest;  // [heads, last - first]: log2 units, and what rounding left of it
   float* delta;           // [heads, last - first]: delta - dlse
-  float *kt, *vt, *k;     // panels of the current tile
+  float *kt, *vt, *k;     // panels of the current tile, the first two transposed
   float *dk, *dv;         // [tile_keys, stride]
   float *q, *dout;        // [tile_rows, row_stride]
   float *p, *ds;          // [tile_rows, score_stride]
@@ -289,8 +290,7 @@ void attend_backward(const BackwardItem& item) {
   f.lse_rest = memory.cut<float>(item.heads * n);
   f.delta = memory.cut<float>(item.heads * n);
   std::int32_t* list = memory.cut<std::int32_t>(n);
-  f.kt = memory.cut<float>((tile_keys + 16) * width);
-  f.vt = memory.cut<float>((tile_keys + 16) * width);
+  float* const own_panels = memory.cut<float>(2 * (tile_keys + 16) * width);
   f.k = memory.cut<float>((tile_keys + 16) * width);
   f.dk = memory.cut<float>((tile_keys + 16) * stride);
   f.dv = memory.cut<float>((tile_keys + 16) * stride);
@@ -308,27 +308,37 @@ void attend_backward(const BackwardItem& item) {
   begin_rows(f);
 
   std::int64_t turn = 0;
+  float* panels = item.panels;  // of the next tile
   for (std::int64_t c = 0; c < key_blocks(s); ++c) {
     const std::int64_t keys = key_count(s, c);
     if (keys == 0) continue;
     const int length = tile_length(keys);
     for (std::int64_t begin = 0; begin < keys; begin += length, ++turn) {
       const KeyTile tile = key_tile(s, c, begin, begin + length < keys ? begin + length : keys);
+      const std::int64_t floats = tile_floats(tile.count, s.dim);
+      f.kt = panels ? panels : own_panels;
+      f.vt = f.kt + floats / 2;
+      if (panels) panels += floats;
+      const bool packs = !panels || item.begins;
+      const auto pack_transposed = [&] {
+        pack_columns(f.kt, item.k, s, tile);
+        pack_columns(f.vt, item.v, s, tile);
+      };
       bool packed = false;
       if (!item.begins) item.wait(item.turn, turn);
       begin_tile(f, tile);
+      if (panels && packs) pack_transposed();
       const KeyTile next = next_tile(s, c, begin, length);
       for (std::int64_t head = 0; head < item.heads; ++head) {
         const std::uint64_t* selection = item.selection ? item.selection + head * s.blocks * s.words : nullptr;
         const std::int64_t rows = list_rows(list, s, selection, c, item.first, item.last);
         if (rows == 0) continue;
         if (!packed) {
-          pack_columns(f.kt, item.k, s, tile);
-          pack_columns(f.vt, item.v, s, tile);
+          if (!panels) pack_transposed();
           pack_rows(f.k, item.k, s, tile, static_cast<float>(s.scale));
           packed = true;
         }
-        Ahead ahead = ahead_of(item.k, item.v, s, tile, next, rows);
+        Ahead ahead = ahead_of(&item.k, packs ? &item.v : nullptr, s, tile, next, rows);
         for (std::int64_t i = 0; i < rows; i += tile_rows) {
           const auto count = [&](std::int64_t begin) {
             return static_cast<int>(rows - begin < tile_rows ? rows - begin : tile_rows);

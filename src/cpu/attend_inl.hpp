@@ -201,7 +201,7 @@ void attend(const AttendItem& item) {
       if (!panels) pack_tile(own_panels, item.k, item.v, s, tile);
       // Panels that are there lie one after another: asking for them as well cost 4 % of blocks of 48 and 128 keys.
       const KeyTile next = panels ? KeyTile{nullptr, 0, 0} : next_tile(s, c, begin, length);
-      Ahead ahead = ahead_of(item.k, item.v, s, tile, next, rows);
+      Ahead ahead = ahead_of(&item.k, &item.v, s, tile, next, rows);
       for (std::int64_t i = 0; i < rows; i += tile_rows) {
         const auto count = [&](std::int64_t first) {
           return static_cast<int>(rows - first < tile_rows ? rows - first : tile_rows);

@@ -89,6 +89,9 @@ struct BackwardItem {
   float *dk_sum, *dv_sum;  // [rows, stride] unfinished sums; unused by an item that begins and ends
   std::int64_t dk_sum_stride, dv_sum_stride;
   float* rows;    // [2, heads, last - first, padded(D)] for fp32 copies of q and dout; null: read where they lie
+  // k and v as transposed panels, tile after tile, which the first item of a key/value head makes and the others read;
+  // null: every item its own.
+  float* panels;
   float* dq_sum;  // [heads, last - first, padded(D)]; null: dq itself is fp32 and takes the sums
   // wait(turn, tile) returns when the previous item has left `tile`; leave(turn, tile) says so of this one.
   void (*wait)(void* turn, std::int64_t tile);

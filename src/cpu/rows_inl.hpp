@@ -170,19 +170,19 @@ struct RowsAhead {
 // them from L3, and waited, for 15 % of the time of a tile of 12 keys; and asked for all
 // in one go they helped less (76 against 81 % of 1/density at density .14).
 struct Ahead {
-  const Matrix &k, &v;
+  const Matrix *k, *v;  // v null: its rows are not wanted
   const ItemShape& s;
   KeyTile tile;
   RowsAhead rows;
   void step() {
     rows.step([this](int j) {
-      ask_for_row<3>(k, s, tile.index(j));
-      ask_for_row<3>(v, s, tile.index(j));
+      ask_for_row<3>(*k, s, tile.index(j));
+      if (v) ask_for_row<3>(*v, s, tile.index(j));
     });
   }
 };
 // For groups of `rows` query rows, each with a step after every panel of the current tile's keys and of D.
-inline Ahead ahead_of(const Matrix& k, const Matrix& v, const ItemShape& s, const KeyTile& now, const KeyTile& next,
+inline Ahead ahead_of(const Matrix* k, const Matrix* v, const ItemShape& s, const KeyTile& now, const KeyTile& next,
                       std::int64_t rows) {
   const std::int64_t panels = (now.count + panel - 1) / panel + (s.dim + panel - 1) / panel;
   const std::int64_t steps = (rows + tile_rows - 1) / tile_rows * panels;

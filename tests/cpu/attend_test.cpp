@@ -273,6 +273,14 @@ TEST_P(Attend, SharedPanels) {
   }
 }
 
+// Seven heads take turns in the panels of two or five, which the first piece of a head's rows packs for the other two.
+TEST_P(Attend, SharedPanelsOfTheBackward) {
+  const Problem problem({.grid = {17, 16, 16}, .block = {3, 8, 8}, .heads = 7, .dim = 16});
+  Rng rng(55);
+  const Selection selection = random_selection(problem, rng, 8);
+  same_bits_for_any_threads(problem, &selection);
+}
+
 // Workers that run one after another, in any order: items that take turns may not wait for a worker yet to start.
 TEST_P(Attend, WorkersInSequence) {
   const Problem problem({.grid = {10, 16, 16}, .block = {5, 8, 8}, .dim = 16, .dtype = DType::f16});
