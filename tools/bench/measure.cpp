@@ -19,9 +19,10 @@ double quantile(std::vector<double> values, double share) {
   return values[low] + (values[high] - values[low]) * (place - static_cast<double>(low));
 }
 
-double timed(const std::function<void()>& run) {
+double timed(const Contender& one) {
+  if (one.before) one.before();
   const auto start = std::chrono::steady_clock::now();
-  run();
+  one.run();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
@@ -54,7 +55,7 @@ void measure_rounds(std::vector<Contender>& contenders, const std::vector<std::s
   std::vector<double> first(contenders.size());
   std::map<std::string, double> best;
   for (std::size_t i = 0; i < contenders.size(); ++i) {
-    first[i] = timed(contenders[i].run);
+    first[i] = timed(contenders[i]);
     tick(contenders[i].name);
     const auto [place, fresh] = best.emplace(group[i], first[i]);
     if (!fresh) place->second = std::min(place->second, first[i]);
@@ -77,7 +78,7 @@ void measure_rounds(std::vector<Contender>& contenders, const std::vector<std::s
       // Each round starts with another contender: nobody always runs after the same neighbour's heat.
       const std::size_t i = (n + static_cast<std::size_t>(round)) % contenders.size();
       if (!again[i]) continue;
-      contenders[i].times.seconds.push_back(timed(contenders[i].run));
+      contenders[i].times.seconds.push_back(timed(contenders[i]));
       tick(contenders[i].name);
     }
   }

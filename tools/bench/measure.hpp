@@ -28,6 +28,7 @@ Ratio ratio(const Times& over, const Times& under);
 struct Contender {
   std::string name;
   std::function<void()> run;
+  std::function<void()> before{};  // of every run, not timed
   Times times{};
 };
 
