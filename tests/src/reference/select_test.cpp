@@ -454,5 +454,29 @@ TEST(ReferenceSelect, ACheckThatCannotFailWouldBeADefect) {
   EXPECT_NE(test::check_selection(p, t.q, t.k, no_own), "");
 }
 
+// Two keys of a block cancel, so that its mean is what rounding left of 1e25: nobody knows the cuts of that head. Own
+// pairs, and the other head, are judged all the same.
+TEST(ReferenceSelect, KeysThatCancelExcuseTheirGroupOnly) {
+  const Problem p({.grid = {3, 4, 5}, .block = {2, 2, 2}, .heads = 2, .dim = 16});
+  Tensors t = Tensors::random(p, 1);
+  const std::span<const std::int32_t> block = p.sample(0).partition->tokens_of(3);
+  for (std::int64_t d = 0; d < 16; ++d) {
+    t.k.set(0, block[0], 1, d, 1e25);
+    t.k.set(0, block[1], 1, d, -1e25);
+  }
+  const Selection s = chosen(p, t);
+  for (const std::int64_t head : {0, 1}) {
+    for (const bool own : {false, true}) {
+      Selection wrong = s & s;
+      for (std::int64_t row = 0; row < p.sample(0).tokens(); ++row) {
+        for (std::int64_t c = 0; c < s.blocks(0); ++c) {
+          if ((c == p.sample(0).partition->own(row)) == own) wrong.set(0, head, row, c, !s.test(0, head, row, c));
+        }
+      }
+      EXPECT_EQ(test::check_selection(p, t.q, t.k, wrong).empty(), head == 1 && !own) << head << own;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace vmoba
