@@ -15,11 +15,11 @@ namespace vmoba::cpu {
 namespace {
 
 // One item a key/value head where there are enough of them to keep the threads busy; else its query heads are items of
-// their own and their indices are cut, and these follow each other through the key tiles. An item reads and writes dk and
-// dv of every tile, so pieces have 1024 rows or more; and where that costs no memory (fp32 gradients hold unfinished
-// sums), 1536 at most. An item of so many rows copies its q and dout, and sums dq, in memory of its own: rows of a head
-// lie 4 KB apart where eight heads of 128 are side by side, fall into a sixteenth of the sets of L1 and L2, and drove
-// each other out before they were used (20 % of the time of a dense backward was waiting for them).
+// their own and their indices are cut, and these follow each other through the key tiles. An item reads and writes dk
+// and dv of every tile, so pieces have 1024 rows or more; and where that costs no memory (fp32 gradients hold sums that
+// are not finished), 1536 at most. An item of so many rows copies its q and dout, and sums dq, in memory of its own:
+// rows of a head lie 4 KB apart where eight heads of 128 are side by side, fall into a sixteenth of the sets of L1 and
+// L2, and drove each other out before they were used (20 % of the time of a dense backward was waiting for them).
 // Sums of matrix tiles take 32 rows at a time, beginning anew with every window of indices. Windows follow the sample
 // alone and pieces are whole windows, so that the sums do not depend on where the indices are cut.
 bool in_tiles(const Tier& tier, const Problem& problem) { return tier.tiles && problem.dtype() == DType::bf16; }

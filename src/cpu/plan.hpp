@@ -43,8 +43,8 @@ inline bool keeps_all(const Selection& selection, std::int64_t b, std::int64_t h
 }
 
 // Panels of keys and values are packed once for all items of a key/value head, within this bound: 34 MB a head of 33K
-// tokens and D 128, of which two are at work on few threads. Item by item, packing took 6 to 9 % of a forward at density
-// .15.
+// tokens and D 128, of which two are at work on few threads. Item by item, packing took 6 to 9 % of a forward at
+// density .15.
 inline constexpr std::int64_t most_panel_bytes = 80 << 20;
 // Floats of one head of a sample. A head whose selection keeps all is dense, and its tiles are others.
 inline std::int64_t panel_floats(const Problem& problem, std::int64_t b) {

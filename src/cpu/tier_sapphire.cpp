@@ -32,6 +32,7 @@ void attend_backward_any(const BackwardItem& item) {
 }  // namespace
 }  // namespace sapphire
 
-const Tier sapphire_tier{sapphire::gate_kernels, sapphire::pack_panels, sapphire::attend_any, sapphire::attend_backward_any, true};
+const Tier sapphire_tier{sapphire::gate_kernels, sapphire::pack_panels, sapphire::attend_any,
+                         sapphire::attend_backward_any, true};
 
 }  // namespace vmoba::cpu

@@ -32,7 +32,7 @@ void attend_backward_any(const BackwardItem& item) {
 }  // namespace
 }  // namespace emulated_generic
 
-const Tier emulated_generic_tier{emulated_generic::gate_kernels, emulated_generic::pack_panels, emulated_generic::attend_any,
-                                 emulated_generic::attend_backward_any, true};
+const Tier emulated_generic_tier{emulated_generic::gate_kernels, emulated_generic::pack_panels,
+                                 emulated_generic::attend_any, emulated_generic::attend_backward_any, true};
 
 }  // namespace vmoba::cpu

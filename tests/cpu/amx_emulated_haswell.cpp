@@ -32,7 +32,7 @@ void attend_backward_any(const BackwardItem& item) {
 }  // namespace
 }  // namespace emulated_haswell
 
-const Tier emulated_haswell_tier{emulated_haswell::gate_kernels, emulated_haswell::pack_panels, emulated_haswell::attend_any,
-                                 emulated_haswell::attend_backward_any, true};
+const Tier emulated_haswell_tier{emulated_haswell::gate_kernels, emulated_haswell::pack_panels,
+                                 emulated_haswell::attend_any, emulated_haswell::attend_backward_any, true};
 
 }  // namespace vmoba::cpu

@@ -32,7 +32,7 @@ void attend_backward_any(const BackwardItem& item) {
 }  // namespace
 }  // namespace emulated_skylake
 
-const Tier emulated_skylake_tier{emulated_skylake::gate_kernels, emulated_skylake::pack_panels, emulated_skylake::attend_any,
-                                 emulated_skylake::attend_backward_any, true};
+const Tier emulated_skylake_tier{emulated_skylake::gate_kernels, emulated_skylake::pack_panels,
+                                 emulated_skylake::attend_any, emulated_skylake::attend_backward_any, true};
 
 }  // namespace vmoba::cpu
