@@ -106,8 +106,10 @@ void attend(const Tier& tier, const Problem& problem, const Selection* selection
     float* const slot =
         sample.packs ? reinterpret_cast<float*>(panels.data()) + pair % plan.slots * plan.slot_floats : nullptr;
     if (number < 0) {
-      const std::int64_t before = pair - plan.slots;  // had this slot and must be finished
-      if (before >= 0) wait_until(attended[before], plan.samples[before / kv_heads].uses);
+      // All that had this slot must be finished; one that shares nothing between them has waited for nobody.
+      for (std::int64_t before = pair - plan.slots; before >= 0; before -= plan.slots) {
+        wait_until(attended[before], plan.samples[before / kv_heads].uses);
+      }
       tier.pack({shape_of(problem, b, picked_of_group), keys, values, slot, number + sample.packs, sample.packs});
       packed[pair].fetch_add(1, std::memory_order_release);
       return;

@@ -183,14 +183,15 @@ void attend_backward(const Tier& tier, const Problem& problem, const Selection* 
     item.begins = place.link == 0;
     item.ends = place.link + 1 == links;
     const std::int64_t pair = b * kv_heads + g;
-    // Slots go round by key/value head; the one that had this slot before must be finished.
+    // Slots go round by key/value head; all that had this slot must be finished. One that needs none between them has
+    // waited for nobody.
     const auto wait_for_slot = [&](std::int64_t slots) {
-      const std::int64_t before = pair - slots;
-      if (!item.begins || before < 0) return;
-      const std::int64_t sample = before / kv_heads;
-      const std::int64_t last =
-          plan.begin[sample] + last_item(before % kv_heads, plan.links[sample], plan.span, kv_heads);
-      wait_until(done[static_cast<std::size_t>(last)], 1);
+      for (std::int64_t before = pair - slots; item.begins && before >= 0; before -= slots) {
+        const std::int64_t sample = before / kv_heads;
+        const std::int64_t last =
+            plan.begin[sample] + last_item(before % kv_heads, plan.links[sample], plan.span, kv_heads);
+        wait_until(done[static_cast<std::size_t>(last)], 1);
+      }
     };
     if (plan.panel_slots > 0 && links > 2) {
       wait_for_slot(plan.panel_slots);

@@ -281,6 +281,17 @@ TEST_P(Attend, SharedPanelsOfTheBackward) {
   same_bits_for_any_threads(problem, &selection);
 }
 
+// Samples of one item a head, which share nothing, lie between those that take turns in the panels.
+TEST_P(Attend, SharedPanelsBesideSmallSamples) {
+  const Problem problem({.grids = {{19, 16, 16}, {3, 8, 8}, {3, 8, 8}, {19, 16, 16}, {3, 8, 8}, {19, 16, 16}},
+                         .block = {3, 8, 8},
+                         .heads = 2,
+                         .dim = 16});
+  Rng rng(57);
+  const Selection selection = random_selection(problem, rng, 8);
+  same_bits_for_any_threads(problem, &selection);
+}
+
 // Workers that run one after another, in any order: items that take turns may not wait for a worker yet to start.
 TEST_P(Attend, WorkersInSequence) {
   const Problem problem({.grid = {10, 16, 16}, .block = {5, 8, 8}, .dim = 16, .dtype = DType::f16});
