@@ -42,7 +42,6 @@ struct Plan {
 };
 
 Plan plan_attend(const Tier& tier, const Problem& problem, const Execution& execution, bool share) {
-  const bool tiles = tier.tiles && problem.dtype() == DType::bf16;
   const std::int64_t others = problem.batch() * problem.heads(), threads = workers(execution);
   const std::int64_t wanted = threads > 1 ? (4 * threads + others - 1) / others : 1;
   std::int64_t fewest = std::numeric_limits<std::int64_t>::max();
@@ -58,8 +57,8 @@ Plan plan_attend(const Tier& tier, const Problem& problem, const Execution& exec
     }
     plan.items += problem.kv_heads() * (sample.packs + sample.uses);
     plan.worker_bytes =
-        std::max(plan.worker_bytes, tiles ? tile_attend_scratch(problem.dim(), sample.cut.length)
-                                          : attend_scratch(problem.dim(), sample.cut.length));
+        std::max(plan.worker_bytes, in_tiles(tier, problem) ? tile_attend_scratch(problem.dim(), sample.cut.length)
+                                                            : attend_scratch(problem.dim(), sample.cut.length));
     plan.samples.push_back(sample);
   }
   if (plan.slot_floats > 0) {
@@ -70,7 +69,7 @@ Plan plan_attend(const Tier& tier, const Problem& problem, const Execution& exec
 }
 
 Plan plan_attend(const Tier& tier, const Problem& problem, const Execution& execution) {
-  if (!(tier.tiles && problem.dtype() == DType::bf16)) {
+  if (!in_tiles(tier, problem)) {
     Plan plan = plan_attend(tier, problem, execution, true);
     if (plan.panel_bytes() <= most_panel_bytes) return plan;
   }

@@ -22,7 +22,6 @@ namespace {
 // L2, and drove each other out before they were used (20 % of the time of a dense backward was waiting for them).
 // Sums of matrix tiles take 32 rows at a time, beginning anew with every window of indices. Windows follow the sample
 // alone and pieces are whole windows, so that the sums do not depend on where the indices are cut.
-bool in_tiles(const Tier& tier, const Problem& problem) { return tier.tiles && problem.dtype() == DType::bf16; }
 std::int64_t window_of(const Problem& problem, std::int64_t b) {
   const std::int64_t wanted = (64 + problem.kv_heads() - 1) / problem.kv_heads();
   return cut_indices(indices_of(problem.sample(b)), wanted, 2048, std::int64_t{1} << 31).length;
