@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// select of the cpu backend: block means, then group after group by scope, then floors and caps.
+// select of the cpu backend: block means, then the groups by scope, then floors and caps.
 #include "cpu/select.hpp"
 
 #include <variant>
 
+#include "cpu/parallel.hpp"
 #include "cpu/select_bracket.hpp"
 #include "cpu/select_sample.hpp"
 
@@ -33,18 +34,10 @@ void fill_means(const SampleGates& sample, const Runner& runner) {
   const std::int64_t groups = (heads + some - 1) / some, width = some * sample.problem->dim();
   const Buffer<double> sums(runner.workers() * width);
   const Buffer<float> mean(runner.workers() * width);
-  runner(sample.blocks * groups, [&](std::int64_t item, std::int64_t worker) {
-    sample.means(item / groups, item % groups * some, sums.data() + worker * width, mean.data() + worker * width);
+  runner(sample.blocks * groups, [&](std::int64_t item, const Runner& mine) {
+    const std::int64_t first = mine.worker() * width;
+    sample.means(item / groups, item % groups * some, sums.data() + first, mean.data() + first);
   });
-}
-
-// Runs body(item, runner, slot): items side by side while there are enough of them for every worker (slot: the worker),
-// then the rest one after another with the workers inside each (slot: the number of workers).
-template <class Body>
-void share_out(std::int64_t items, const Runner& runner, const Body& body) {
-  const std::int64_t together = items / runner.workers() * runner.workers();
-  runner(together, [&](std::int64_t item, std::int64_t worker) { body(item, Runner(), worker); });
-  for (std::int64_t item = together; item < items; ++item) body(item, runner, runner.workers());
 }
 
 // Budgets that do not depend on the gates: every pair, or own pairs only.
@@ -69,32 +62,31 @@ bool select_without_gates(const SampleGates& sample, Selection& selection) {
 void select_one(const SampleGates& sample, Selection& selection, const Runner& runner) {
   const std::int64_t heads = sample.problem->heads();
   const Rule rule = rule_of(sample.problem->policy(), sample.blocks);
+  PerWorker<TileScratch> tiles(sample, runner);
   if (select_without_gates(sample, selection)) {
     // then only floors and caps look at gates
   } else if (rule.scope == Scope::query) {
-    share_out(heads, runner, [&](std::int64_t h, const Runner& inside, std::int64_t) {
-      select_queries(sample, h, selection, inside);
-    });
-  } else if (rule.scope == Scope::head) {
-    std::vector<std::unique_ptr<BracketSolver>> solvers(static_cast<std::size_t>(runner.workers() + 1));
-    share_out(heads, runner, [&](std::int64_t h, const Runner& inside, std::int64_t slot) {
-      if (slot == runner.workers()) std::fill_n(solvers.begin(), slot, nullptr);  // the others are done
-      if (!solvers[slot]) solvers[slot] = std::make_unique<BracketSolver>(sample, 1, false, inside.workers());
-      if (solvers[slot]->solve(h, selection, inside).empty()) return;
-      select_exact(sample, {h, h + 1, 0, sample.blocks}, selection, inside);
-    });
+    select_queries(sample, selection, runner);
   } else {
-    const bool by_column = rule.scope == Scope::block;
-    const auto left = BracketSolver(sample, heads, by_column, runner.workers()).solve(0, selection, runner);
-    const std::int64_t width = by_column ? 1 : sample.blocks;
-    share_out(static_cast<std::int64_t>(left.size()), runner, [&](std::int64_t i, const Runner& inside, std::int64_t) {
-      select_exact(sample, {0, heads, left[i] * width, (left[i] + 1) * width}, selection, inside);
-    });
+    PerWorker<BracketScratch> scratch(sample, runner);
+    if (rule.scope == Scope::head) {
+      std::vector<std::unique_ptr<BracketSolver>> solvers(static_cast<std::size_t>(runner.workers()));
+      runner(heads, [&](std::int64_t h, const Runner& inside) {
+        std::unique_ptr<BracketSolver>& solver = solvers[static_cast<std::size_t>(inside.worker())];
+        if (!solver) solver = std::make_unique<BracketSolver>(sample, 1, false, scratch);
+        if (solver->solve(h, selection, inside).empty()) return;
+        select_exact(sample, {h, h + 1, 0, sample.blocks}, selection, inside, tiles);
+      });
+    } else {
+      const bool by_column = rule.scope == Scope::block;
+      const auto left = BracketSolver(sample, heads, by_column, scratch).solve(0, selection, runner);
+      const std::int64_t width = by_column ? 1 : sample.blocks;
+      runner(static_cast<std::int64_t>(left.size()), [&](std::int64_t i, const Runner& inside) {
+        select_exact(sample, {0, heads, left[i] * width, (left[i] + 1) * width}, selection, inside, tiles);
+      });
+    }
   }
-  if (rule.limits) {
-    share_out(heads, runner,
-              [&](std::int64_t h, const Runner& inside, std::int64_t) { apply_limits(sample, h, selection, inside); });
-  }
+  if (rule.limits) apply_limits(sample, selection, runner, tiles);
 }
 
 }  // namespace
@@ -105,47 +97,39 @@ void select(const GateKernels& kernels, const Problem& problem, const ConstView&
     selection.fill(true);
     return;
   }
-  const Runner runner(execution);
-  for (std::int64_t b = 0; b < problem.batch(); ++b) {
-    SampleGates sample(problem, kernels, q, k, b);
-    const Buffer<float> panels(sample.panels_size());
-    sample.panels = panels.data();
-    fill_means(sample, runner);
-    select_one(sample, selection, runner);
-  }
+  Crew::run(execution, [&](const Runner& runner) {
+    for (std::int64_t b = 0; b < problem.batch(); ++b) {
+      SampleGates sample(problem, kernels, q, k, b);
+      const Buffer<float> panels(sample.panels_size());
+      sample.panels = panels.data();
+      fill_means(sample, runner);
+      select_one(sample, selection, runner);
+    }
+  });
 }
 
 std::int64_t select_scratch_bytes(const Problem& problem, const Execution& execution) {
   constexpr GateKernels no_kernels{};  // only sizes are asked for
   if (std::holds_alternative<Dense>(problem.policy())) return 0;
-  const std::int64_t workers = Runner(execution).workers(), heads = problem.heads();
+  const std::int64_t workers = cpu::workers(execution), heads = problem.heads();
   std::int64_t most = 0;
   for (std::int64_t b = 0; b < problem.batch(); ++b) {
     const SampleGates sample(problem, no_kernels, {}, {}, b);
     const Rule rule = rule_of(problem.policy(), sample.blocks);
+    const std::int64_t tiles = workers * TileScratch::bytes(sample.strips, problem.dim());
     std::int64_t step = 0;
     if (rule.scope == Scope::query) {
       step = select_queries_bytes(sample, workers);
-    } else if (rule.scope == Scope::head) {  // a solver a worker, then one for all
-      if (heads >= workers) {
-        const auto [kept, call] = BracketSolver::bytes(sample, 1, false, 1);
-        step = workers * (kept + std::max(call, select_exact_bytes(sample, sample.blocks, 1)));
-      }
-      if (heads % workers != 0) {
-        const auto [kept, call] = BracketSolver::bytes(sample, 1, false, workers);
-        step = std::max(step, kept + std::max(call, select_exact_bytes(sample, sample.blocks, workers)));
-      }
     } else {
-      const bool by_column = rule.scope == Scope::block;
-      const auto [kept, call] = BracketSolver::bytes(sample, heads, by_column, workers);
-      step = std::max(kept + call, by_column ? workers * select_exact_bytes(sample, 1, 1)
-                                             : select_exact_bytes(sample, sample.blocks, workers));
+      const bool each = rule.scope == Scope::head, by_column = rule.scope == Scope::block;
+      const auto [kept, call] = BracketSolver::bytes(sample, each ? 1 : heads, by_column, workers);
+      const std::int64_t solvers = each ? std::min(heads, workers) : 1;
+      const std::int64_t exact = select_exact_bytes(sample, by_column ? 1 : sample.blocks);
+      step = solvers * (kept + call) + (by_column ? workers : solvers) * exact + tiles + workers * BracketScratch::bytes(problem.dim());
     }
-    if (rule.limits) {
-      step = std::max(step, workers * (TileScratch::bytes(sample.strips, problem.dim()) + sample.blocks * 20));
-    }
+    if (rule.limits) step = std::max(step, tiles + workers * sample.blocks * 20);
     const std::int64_t means = sample.panels_size() * 4 + workers * SampleGates::mean_heads * problem.dim() * 12;
-    most = std::max(most, means + step);
+    most = std::max(most, Crew::bytes(workers) + means + step);
   }
   return most;
 }

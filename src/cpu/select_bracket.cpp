@@ -23,7 +23,20 @@ constexpr std::int64_t small_group = 16384;  // pairs; up to it every one is on 
 
 }  // namespace
 
-BracketSolver::BracketSolver(const SampleGates& sample, std::int64_t heads, bool by_column, std::int64_t workers)
+BracketScratch::BracketScratch(const SampleGates& sample)
+    : widened(gate_rows * sample.problem->dim()),
+      gates(sweep_pairs),
+      values(sweep_pairs + gate_strip),
+      words(sweep_strips * gate_strip),
+      places(sweep_pairs + gate_strip) {}
+
+std::int64_t BracketScratch::bytes(std::int64_t dim) {
+  return gate_rows * dim * 4 + (3 * sweep_pairs + 2 * gate_strip) * 4 + sweep_strips * gate_strip * 8 +
+         static_cast<std::int64_t>(sizeof(BracketScratch));
+}
+
+BracketSolver::BracketSolver(const SampleGates& sample, std::int64_t heads, bool by_column,
+                             PerWorker<BracketScratch>& scratch)
     : sample_(sample),
       heads_(heads),
       by_column_(by_column),
@@ -32,11 +45,11 @@ BracketSolver::BracketSolver(const SampleGates& sample, std::int64_t heads, bool
       drawn_tiles_((sample.tokens + gate_rows * step_ - 1) / (gate_rows * step_)),
       drawn_(small_ ? 0 : heads * drawn_tiles_ * gate_rows * sample.columns()),
       lo_(sample.columns()),
-      hi_(sample.columns()) {
+      hi_(sample.columns()),
+      scratch_(scratch) {
   const std::int64_t parts = std::max(sample.chunks, std::min(most_parts, heads * drawn_tiles_));
   for (std::int64_t i = 0; i < parts; ++i) sums_.emplace_back(sample.columns());
   inside_.resize(static_cast<std::size_t>(parts));
-  for (std::int64_t i = 0; i < workers; ++i) workers_.emplace_back(sample.problem->dim());
 }
 
 BracketSolver::~BracketSolver() = default;
@@ -177,20 +190,21 @@ BracketSolver::Bytes BracketSolver::bytes(const SampleGates& sample, std::int64_
   const std::int64_t tiles = heads * ((sample.tokens + gate_rows * step - 1) / (gate_rows * step));
   const std::int64_t parts = std::max(sample.chunks, std::min(most_parts, tiles));
   // Lists grow chunk by chunk, and a vector that grows holds its old and its new memory.
-  const std::int64_t listed = std::min(pairs, list_limit(sample, heads, by_column) + workers * Worker::most);
+  const std::int64_t listed = std::min(pairs, list_limit(sample, heads, by_column) + workers * sweep_pairs);
   const std::int64_t close = std::min(pairs, most_close(by_column) * groups);
   const auto per_group =
       static_cast<std::int64_t>(sizeof(Group)) +
       list_bins(by_column && !is_small(sample, heads, by_column)) * static_cast<std::int64_t>(sizeof(Histogram::Bin));
   return {
-      .kept = (tiles * gate_rows * columns + 2 * columns) * 4 + workers * Worker::bytes(sample.problem->dim()) +
+      .kept = (tiles * gate_rows * columns + 2 * columns) * 4 +
               parts * (columns * Sums::bytes_a_column + static_cast<std::int64_t>(sizeof(Sums) + sizeof(Inside))) +
               3 * listed * 8 + 2 * heads * sample.tiles * 8,
       .call =
           4 * close * static_cast<std::int64_t>(sizeof(Pair)) + groups * per_group +
           (by_column ? 0 : (sample.chunks + 1) * list_bins(false) * static_cast<std::int64_t>(sizeof(Histogram::Bin))) +
-          workers * (4 * 16384 * 2 + list_bins(by_column && !is_small(sample, heads, by_column)) * 16 +
-                     (by_column ? tiles * gate_rows * (gate_strip + 1) * 4 : 0))};
+          (by_column ? workers : 1) *
+              (4 * 16384 * 2 + list_bins(by_column && !is_small(sample, heads, by_column)) * 16 +
+               (by_column ? tiles * gate_rows * (gate_strip + 1) * 4 : 0))};
 }
 
 }  // namespace vmoba::cpu

@@ -22,7 +22,7 @@ std::int64_t BracketSolver::draw_step(const SampleGates& sample, std::int64_t he
 // Gates of the rows drawn, with own pairs and rows that do not exist at -inf, and their sums.
 void BracketSolver::draw(std::int64_t h0, const Runner& runner) {
   const std::int64_t columns = sample_.columns(), tiles = heads_ * drawn_tiles_, parts = std::min(most_parts, tiles);
-  runner(parts, [&](std::int64_t part, std::int64_t which) {
+  runner(parts, [&](std::int64_t part, const Runner& worker) {
     Sums& sums = sums_[part];
     sums.clear(columns);
     for (std::int64_t tile = tiles * part / parts; tile < tiles * (part + 1) / parts; ++tile) {
@@ -33,7 +33,7 @@ void BracketSolver::draw(std::int64_t h0, const Runner& runner) {
         const std::int64_t rows = std::clamp<std::int64_t>((sample_.tokens - row0 + step_ - 1) / step_, 0, gate_rows);
         float* const gates = drawn_.data() + (tile * sample_.strips + strip) * gate_rows * gate_strip;
         if (rows > 0) {
-          sample_.gates(h, {row0, step_, rows}, strip, count, workers_[which].widened.data(), gates);
+          sample_.gates(h, {row0, step_, rows}, strip, count, scratch_.of(worker).widened.data(), gates);
           sample_.kernels->stats(gates, count, rows, sums.least.data() + c0, sums.greatest.data() + c0,
                                  sums.sums.data() + c0);
         }
@@ -58,7 +58,7 @@ void BracketSolver::draw(std::int64_t h0, const Runner& runner) {
 void BracketSolver::look(std::vector<Group>& groups, const Runner& runner) {
   const std::int64_t tiles = heads_ * drawn_tiles_, parts = std::min(most_parts, tiles);
   set_bounds(groups);
-  runner(parts, [&](std::int64_t part, std::int64_t which) {
+  runner(parts, [&](std::int64_t part, const Runner& worker) {
     Sums& sums = sums_[part];
     Inside& list = inside_[part];
     sums.clear_above(sample_.columns());
@@ -66,7 +66,7 @@ void BracketSolver::look(std::vector<Group>& groups, const Runner& runner) {
     for (std::int64_t tile = tiles * part / parts; tile < tiles * (part + 1) / parts; ++tile) {
       for (std::int64_t strip = 0; strip < sample_.strips; strip += sweep_strips) {
         emit(drawn_.data() + (tile * sample_.strips + strip) * gate_rows * gate_strip, strip, gate_rows, sums, list,
-             workers_[which]);
+             scratch_.of(worker));
       }
     }
   });
@@ -320,8 +320,8 @@ void BracketSolver::find_brackets(std::vector<Group>& groups, double errors, con
   if (by_column_) {
     const std::int64_t rows = heads_ * drawn_tiles_ * gate_rows;
     const Buffer<float> columns(runner.workers() * gate_strip * rows);
-    runner(sample_.strips, [&](std::int64_t strip, std::int64_t worker) {
-      bracket_columns(groups, strip, errors, columns.data() + worker * gate_strip * rows);
+    runner(sample_.strips, [&](std::int64_t strip, const Runner& worker) {
+      bracket_columns(groups, strip, errors, columns.data() + worker.worker() * gate_strip * rows);
     });
   } else {
     bracket_all(groups, errors, runner);

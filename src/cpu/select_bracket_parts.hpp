@@ -12,6 +12,7 @@ namespace vmoba::cpu {
 
 inline constexpr std::int64_t draw_strips = 4;   // strips that share the rows drawn
 inline constexpr std::int64_t sweep_strips = 6;  // strips made before they are read: 24 KB of gates
+inline constexpr std::int64_t sweep_pairs = sweep_strips * gate_rows * gate_strip;
 inline constexpr std::int64_t most_parts = 64;   // of the rows drawn; a part's numbers are added up in order
 inline constexpr float infinity = std::numeric_limits<float>::infinity();
 inline constexpr float nobody = std::numeric_limits<float>::quiet_NaN();  // a bound: no gate is above, none inside
@@ -141,23 +142,6 @@ struct BracketSolver::Sums {
   void clear_above(std::int64_t columns) {
     std::fill_n(above_sums.data(), columns, 0.0);
     std::fill_n(above_counts.data(), columns, 0);
-  }
-};
-
-struct BracketSolver::Worker {
-  Buffer<float> widened, gates, values;
-  Buffer<std::uint64_t> words;
-  Buffer<std::uint32_t> places;
-  explicit Worker(std::int64_t dim)
-      : widened(gate_rows * dim),
-        gates(most),
-        values(most + gate_strip),
-        words(sweep_strips * gate_strip),
-        places(most + gate_strip) {}
-  static constexpr std::int64_t most = sweep_strips * gate_rows * gate_strip;
-  static std::int64_t bytes(std::int64_t dim) {
-    return gate_rows * dim * 4 + (3 * most + 2 * gate_strip) * 4 + sweep_strips * gate_strip * 8 +
-           static_cast<std::int64_t>(sizeof(Worker));
   }
 };
 

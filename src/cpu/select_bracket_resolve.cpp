@@ -44,7 +44,7 @@ void BracketSolver::resolve(std::int64_t h0, std::vector<Group>& groups, Selecti
     lo_[c] = group.exact ? nobody : group.close;
   }
   std::vector<std::vector<Pair>> close(static_cast<std::size_t>(sample_.chunks));
-  runner(sample_.chunks, [&](std::int64_t chunk, std::int64_t) {
+  runner(sample_.chunks, [&](std::int64_t chunk, const Runner&) {
     const Inside& list = inside_[chunk];
     const std::int64_t tiles = sample_.end_tile(chunk) - sample_.first_tile(chunk);
     const std::int64_t words_a_block = selection.shape(sample_.b).words();

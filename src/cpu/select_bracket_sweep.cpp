@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The pass over all gates: bits of what lies above the brackets, lists of what lies inside.
+#include <atomic>
+
 #include "cpu/select_bracket_parts.hpp"
 
 namespace vmoba::cpu {
 
 // Bits of one tile's columns from `strip` on, against the brackets; those within go to the list.
 void BracketSolver::emit(const float* gates, std::int64_t strip, std::int64_t rows, Sums& sums, Inside& list,
-                         Worker& worker) const {
+                         BracketScratch& worker) const {
   const std::int64_t first = strip * gate_strip;
   const std::int64_t found = sample_.kernels->emit({.gates = gates,
                                                     .strips = std::min(sweep_strips, sample_.strips - strip),
@@ -32,8 +34,8 @@ bool BracketSolver::sweep(std::int64_t h0, std::vector<Group>& groups, Selection
                                 counted ? *counted : Histogram{});
   set_bounds(groups);
   std::atomic<std::int64_t> listed{0};
-  runner(sample_.chunks, [&](std::int64_t chunk, std::int64_t which) {
-    Worker& worker = workers_[which];
+  runner(sample_.chunks, [&](std::int64_t chunk, const Runner& inside) {
+    BracketScratch& worker = scratch_.of(inside);
     Sums& sums = sums_[chunk];
     Inside& list = inside_[chunk];
     sums.clear(columns);

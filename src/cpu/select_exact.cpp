@@ -28,14 +28,14 @@ void for_pairs(const SampleGates& sample, const Group& group, std::int64_t tile,
   }
 }
 
-GroupTotals totals_of(const SampleGates& sample, const Group& group, std::vector<TileScratch>& scratch,
+GroupTotals totals_of(const SampleGates& sample, const Group& group, PerWorker<TileScratch>& scratch,
                       const Runner& runner) {
   std::vector<GroupTotals> parts(static_cast<std::size_t>(sample.chunks));
-  runner(sample.chunks, [&](std::int64_t chunk, std::int64_t worker) {
+  runner(sample.chunks, [&](std::int64_t chunk, const Runner& worker) {
     GroupTotals& part = parts[chunk];
     for (std::int64_t tile = sample.first_tile(chunk); tile < sample.end_tile(chunk); ++tile) {
       const std::int32_t* own = sample.own + tile * gate_rows;
-      for_pairs(sample, group, tile, scratch[worker],
+      for_pairs(sample, group, tile, scratch.of(worker),
                 [&](std::int64_t, std::int64_t row, std::int64_t c, float gate) { part.add(gate, own[row] == c); });
     }
   });
@@ -56,7 +56,7 @@ struct Bin {
 };
 
 ExactCut find_cut(const SampleGates& sample, const Group& group, const Budget& budget,
-                  std::vector<TileScratch>& scratch, const Runner& runner) {
+                  PerWorker<TileScratch>& scratch, const Runner& runner) {
   struct Level {
     int shift, bits;
   };
@@ -69,11 +69,11 @@ ExactCut find_cut(const SampleGates& sample, const Group& group, const Budget& b
   for (const Level& level : levels) {
     const std::int64_t bins = std::int64_t{1} << level.bits;
     std::vector<Bin> parts(static_cast<std::size_t>(bins * sample.chunks));
-    runner(sample.chunks, [&](std::int64_t chunk, std::int64_t worker) {
+    runner(sample.chunks, [&](std::int64_t chunk, const Runner& worker) {
       Bin* part = parts.data() + chunk * bins;
       for (std::int64_t tile = sample.first_tile(chunk); tile < sample.end_tile(chunk); ++tile) {
         const std::int32_t* own = sample.own + tile * gate_rows;
-        for_pairs(sample, group, tile, scratch[worker],
+        for_pairs(sample, group, tile, scratch.of(worker),
                   [&](std::int64_t, std::int64_t row, std::int64_t c, float gate) {
                     const std::uint64_t key = order_key(gate);
                     if (own[row] == c || key >> (level.shift + level.bits) != prefix) return;
@@ -118,10 +118,8 @@ ExactCut find_cut(const SampleGates& sample, const Group& group, const Budget& b
 
 }  // namespace
 
-void select_exact(const SampleGates& sample, const Group& group, Selection& selection, const Runner& runner) {
-  std::vector<TileScratch> scratch;
-  for (std::int64_t worker = 0; worker < runner.workers(); ++worker) scratch.emplace_back(sample);
-
+void select_exact(const SampleGates& sample, const Group& group, Selection& selection, const Runner& runner,
+                  PerWorker<TileScratch>& scratch) {
   const std::int64_t queries = sample.tokens * (group.h1 - group.h0);
   const Budget budget =
       budget_of(sample.problem->policy(), queries, sample.blocks, totals_of(sample, group, scratch, runner));
@@ -133,13 +131,14 @@ void select_exact(const SampleGates& sample, const Group& group, Selection& sele
   // hand.
   const std::int64_t width = group.c1 - group.c0;
   std::vector<std::int64_t> ties(static_cast<std::size_t>(sample.chunks * width));  // [chunks][width], then quotas
-  runner(sample.chunks, [&](std::int64_t chunk, std::int64_t worker) {
+  runner(sample.chunks, [&](std::int64_t chunk, const Runner& worker) {
     std::int64_t* mine = ties.data() + chunk * width;
     for (std::int64_t tile = sample.first_tile(chunk); tile < sample.end_tile(chunk); ++tile) {
       const std::int32_t* own = sample.own + tile * gate_rows;
-      for_pairs(sample, group, tile, scratch[worker], [&](std::int64_t, std::int64_t row, std::int64_t c, float gate) {
-        mine[c - group.c0] += own[row] != c && order_key(gate) == cut.key;
-      });
+      for_pairs(sample, group, tile, scratch.of(worker),
+                [&](std::int64_t, std::int64_t row, std::int64_t c, float gate) {
+                  mine[c - group.c0] += own[row] != c && order_key(gate) == cut.key;
+                });
     }
   });
   std::int64_t split_chunk = -1, split_block = -1, split_ties = 0;
@@ -157,14 +156,14 @@ void select_exact(const SampleGates& sample, const Group& group, Selection& sele
     }
   }
 
-  runner(sample.chunks, [&](std::int64_t chunk, std::int64_t worker) {
+  runner(sample.chunks, [&](std::int64_t chunk, const Runner& worker) {
     const std::int64_t* whole = ties.data() + chunk * width;
     for (std::int64_t tile = sample.first_tile(chunk); tile < sample.end_tile(chunk); ++tile) {
       const std::int32_t* own = sample.own + tile * gate_rows;
       for (std::int64_t h = group.h0; h < group.h1; ++h) {
         for (std::int64_t c = group.c0; c < group.c1; ++c) selection.words_of(sample.b, h, c)[tile] = 0;
       }
-      for_pairs(sample, group, tile, scratch[worker],
+      for_pairs(sample, group, tile, scratch.of(worker),
                 [&](std::int64_t h, std::int64_t row, std::int64_t c, float gate) {
                   const std::uint32_t key = order_key(gate);
                   const bool taken = own[row] == c || key > cut.key || (key == cut.key && whole[c - group.c0] > 0);
@@ -181,9 +180,10 @@ void select_exact(const SampleGates& sample, const Group& group, Selection& sele
        ++tile) {
     const std::int32_t* own = sample.own + tile * gate_rows;
     std::fill(tied.begin(), tied.end(), 0);
-    for_pairs(sample, column, tile, scratch[0], [&](std::int64_t h, std::int64_t row, std::int64_t c, float gate) {
-      tied[h - group.h0] |= static_cast<std::uint64_t>(own[row] != c && order_key(gate) == cut.key) << row;
-    });
+    for_pairs(sample, column, tile, scratch.of(runner),
+              [&](std::int64_t h, std::int64_t row, std::int64_t c, float gate) {
+                tied[h - group.h0] |= static_cast<std::uint64_t>(own[row] != c && order_key(gate) == cut.key) << row;
+              });
     for (std::int64_t row = 0; row < sample.rows_of(tile) && split_ties > 0; ++row) {
       for (std::int64_t h = group.h0; h < group.h1 && split_ties > 0; ++h) {
         if (!(tied[h - group.h0] >> row & 1)) continue;
@@ -194,11 +194,10 @@ void select_exact(const SampleGates& sample, const Group& group, Selection& sele
   }
 }
 
-std::int64_t select_exact_bytes(const SampleGates& sample, std::int64_t width, std::int64_t workers) {
+std::int64_t select_exact_bytes(const SampleGates& sample, std::int64_t width) {
   const std::int64_t bins = 2048 * static_cast<std::int64_t>(sizeof(Bin));
   const std::int64_t per_chunk = std::max(bins, width * 8) + static_cast<std::int64_t>(sizeof(GroupTotals));
-  return sample.chunks * per_chunk + workers * TileScratch::bytes(sample.strips, sample.problem->dim()) +
-         sample.problem->heads() * 8;
+  return sample.chunks * per_chunk + sample.problem->heads() * 8;
 }
 
 }  // namespace vmoba::cpu

@@ -38,11 +38,12 @@ Limits limits_of(const Policy& policy, std::int64_t blocks) {
       policy);
 }
 
-void apply_limits(const SampleGates& sample, std::int64_t h, Selection& selection, const Runner& runner) {
+void apply_limits(const SampleGates& sample, Selection& selection, const Runner& runner,
+                  PerWorker<TileScratch>& scratch) {
   const Limits limits = limits_of(sample.problem->policy(), sample.blocks);
-  std::vector<TileScratch> scratch;
-  for (std::int64_t worker = 0; worker < runner.workers(); ++worker) scratch.emplace_back(sample);
-  runner(sample.chunks, [&](std::int64_t chunk, std::int64_t worker) {
+  runner(sample.problem->heads() * sample.chunks, [&](std::int64_t item, const Runner& worker) {
+    const std::int64_t h = item / sample.chunks, chunk = item % sample.chunks;
+    const TileScratch& tiles = scratch.of(worker);
     std::vector<std::uint64_t> order;
     std::vector<std::uint8_t> taken(static_cast<std::size_t>(sample.blocks));
     for (std::int64_t tile = sample.first_tile(chunk); tile < sample.end_tile(chunk); ++tile) {
@@ -56,14 +57,14 @@ void apply_limits(const SampleGates& sample, std::int64_t h, Selection& selectio
       for (std::int64_t row = 0; row < sample.rows_of(tile); ++row) {
         if (counts[row] >= limits.least && counts[row] <= limits.most) continue;
         if (!made) {
-          sample.gates(h, tile, 0, sample.strips, scratch[worker].widened.data(), scratch[worker].gates.data());
+          sample.gates(h, tile, 0, sample.strips, tiles.widened.data(), tiles.gates.data());
           made = true;
         }
         order.clear();
         for (std::int64_t c = 0; c < sample.blocks; ++c) {
           taken[c] = selection.words_of(sample.b, h, c)[tile] >> row & 1;
           if (c == sample.own[tile * gate_rows + row]) continue;
-          order.push_back(order_entry(scratch[worker].gates[gate_place(row, c)], c));
+          order.push_back(order_entry(tiles.gates[gate_place(row, c)], c));
         }
         std::sort(order.begin(), order.end());
         limit_row(order.data(), static_cast<std::int64_t>(order.size()), limits.least, limits.most, counts[row],

@@ -147,14 +147,15 @@ void solve_tile(const SampleGates& sample, std::int64_t h, std::int64_t tile, Qu
 
 }  // namespace
 
-void select_queries(const SampleGates& sample, std::int64_t h, Selection& selection, const Runner& runner) {
-  std::vector<QueryScratch> scratch;
-  for (std::int64_t worker = 0; worker < runner.workers(); ++worker) scratch.emplace_back(sample);
-  runner(sample.chunks, [&](std::int64_t chunk, std::int64_t worker) {
+void select_queries(const SampleGates& sample, Selection& selection, const Runner& runner) {
+  PerWorker<QueryScratch> scratch(sample, runner);
+  runner(sample.problem->heads() * sample.chunks, [&](std::int64_t item, const Runner& worker) {
+    const std::int64_t h = item / sample.chunks, chunk = item % sample.chunks;
+    QueryScratch& mine = scratch.of(worker);
     for (std::int64_t tile = sample.first_tile(chunk); tile < sample.end_tile(chunk); ++tile) {
-      solve_tile(sample, h, tile, scratch[worker]);
+      solve_tile(sample, h, tile, mine);
       for (std::int64_t c = 0; c < sample.blocks; ++c) {
-        selection.words_of(sample.b, h, c)[tile] = scratch[worker].words[c];
+        selection.words_of(sample.b, h, c)[tile] = mine.words[c];
       }
     }
   });

@@ -4,18 +4,16 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <functional>
 #include <limits>
 #include <memory>
 #include <new>
 #include <vector>
 
+#include "cpu/crew.hpp"
 #include "cpu/gate_item.hpp"
-#include "vmoba/execution.hpp"
 #include "vmoba/problem.hpp"
 #include "vmoba/selection.hpp"
 
@@ -37,34 +35,6 @@ class Buffer {
     void operator()(Element* p) const { ::operator delete[](p, std::align_val_t{64}); }
   };
   std::unique_ptr<Element, Free> data_;
-};
-
-// Who runs the items of a step: body(item) for every item, by the threads of an execution (dynamic order) or one by
-// one. Steps leave their results per item and reduce them in item order, so that nothing depends on which of the two it
-// was.
-class Runner {
- public:
-  Runner() = default;  // one by one
-  explicit Runner(const Execution& execution) : execution_(&execution) {}
-  std::int64_t workers() const {
-    return execution_ && execution_->parallel_for ? std::max<std::int64_t>(execution_->threads, 1) : 1;
-  }
-  // body(item, worker), worker < workers()
-  template <class Body>
-  void operator()(std::int64_t items, const Body& body) const {
-    const std::int64_t threads = std::min(workers(), items);
-    if (threads <= 1) {
-      for (std::int64_t item = 0; item < items; ++item) body(item, std::int64_t{0});
-      return;
-    }
-    std::atomic<std::int64_t> next{0};
-    execution_->parallel_for(threads, [&](std::int64_t worker) {
-      for (std::int64_t item = next++; item < items; item = next++) body(item, worker);
-    });
-  }
-
- private:
-  const Execution* execution_ = nullptr;
 };
 
 // Order of gates as integers: greater key, better gate. NaN counts as -inf, and both zeros are the same.
@@ -136,6 +106,23 @@ struct TileScratch {
   }
 };
 
+// A Scratch for every worker that asks for one, made then.
+template <class Scratch>
+class PerWorker {
+ public:
+  PerWorker(const SampleGates& sample, const Runner& runner)
+      : sample_(sample), all_(static_cast<std::size_t>(runner.workers())) {}
+  Scratch& of(const Runner& runner) {
+    std::unique_ptr<Scratch>& mine = all_[static_cast<std::size_t>(runner.worker())];
+    if (!mine) mine = std::make_unique<Scratch>(sample_);
+    return *mine;
+  }
+
+ private:
+  const SampleGates& sample_;
+  std::vector<std::unique_ptr<Scratch>> all_;
+};
+
 // The pairs that share one budget: heads [h0, h1) by blocks [c0, c1) of one sample. Scope head: one head, all blocks;
 // scope block: all heads, one block; scope all: everything.
 struct Group {
@@ -173,18 +160,20 @@ Budget budget_of(const Policy& policy, std::int64_t queries, std::int64_t blocks
 
 // Solves one group whatever its gates are (ties without end, infinities, NaN): a radix walk to the exact gate of the
 // cut, then ties in order. About six gate products; writes every word of the group. select_exact.cpp
-void select_exact(const SampleGates& sample, const Group& group, Selection& selection, const Runner& runner);
-std::int64_t select_exact_bytes(const SampleGates& sample, std::int64_t width, std::int64_t workers);
+void select_exact(const SampleGates& sample, const Group& group, Selection& selection, const Runner& runner,
+                  PerWorker<TileScratch>& scratch);
+std::int64_t select_exact_bytes(const SampleGates& sample, std::int64_t width);  // beside the scratch
 
 // Scope query: every row is a group. select_query.cpp
-void select_queries(const SampleGates& sample, std::int64_t h, Selection& selection, const Runner& runner);
+void select_queries(const SampleGates& sample, Selection& selection, const Runner& runner);
 std::int64_t select_queries_bytes(const SampleGates& sample, std::int64_t workers);
 
-// Floors and caps of head h, after the budget. select_limits.cpp
+// Floors and caps, after the budget. select_limits.cpp
 struct Limits {
   std::int64_t least, most;  // blocks a query, own counted
 };
 Limits limits_of(const Policy& policy, std::int64_t blocks);
-void apply_limits(const SampleGates& sample, std::int64_t h, Selection& selection, const Runner& runner);
+void apply_limits(const SampleGates& sample, Selection& selection, const Runner& runner,
+                  PerWorker<TileScratch>& scratch);
 
 }  // namespace vmoba::cpu

@@ -226,7 +226,7 @@ TEST_P(Attend, SameBitsForAnyThreads) {
 
 // Three query heads of a group share panels of keys and values, which seven groups take turns to hold; a head alone
 // packs for itself. In a batch of samples with other blocks, and one where all heads but one keep everything.
-TEST_P(Attend, SharedPanels) {
+TEST_P(Attend, SharedPanelsOnThreads) {
   for (const DType dtype : {DType::f32, DType::f16}) {
     ProblemOptions options{.grids = {{3, 5, 9}, {2, 16, 17}, {2, 7, 4}},
                            .block = {2, 4, 3},
@@ -274,7 +274,7 @@ TEST_P(Attend, SharedPanels) {
 }
 
 // Seven heads take turns in the panels of two or five, which the first piece of a head's rows packs for the other two.
-TEST_P(Attend, SharedPanelsOfTheBackward) {
+TEST_P(Attend, SharedPanelsOfTheBackwardOnThreads) {
   const Problem problem({.grid = {17, 16, 16}, .block = {3, 8, 8}, .heads = 7, .dim = 16});
   Rng rng(55);
   const Selection selection = random_selection(problem, rng, 8);
@@ -282,7 +282,7 @@ TEST_P(Attend, SharedPanelsOfTheBackward) {
 }
 
 // Samples of one item a head, which share nothing, lie between those that take turns in the panels.
-TEST_P(Attend, SharedPanelsBesideSmallSamples) {
+TEST_P(Attend, SharedPanelsBesideSmallSamplesOnThreads) {
   const Problem problem({.grids = {{19, 16, 16}, {3, 8, 8}, {3, 8, 8}, {19, 16, 16}, {3, 8, 8}, {19, 16, 16}},
                          .block = {3, 8, 8},
                          .heads = 2,

@@ -419,7 +419,8 @@ std::vector<std::int64_t> left_by_bracket(const Problem& problem, const Tensors&
   Selection selection(problem);
   const Scope scope = std::get<Threshold>(problem.policy()).scope;
   const std::int64_t pooled = scope == Scope::head ? 1 : heads;
-  cpu::BracketSolver solver(sample, pooled, scope == Scope::block, 1);
+  cpu::PerWorker<cpu::BracketScratch> scratch(sample, {});
+  cpu::BracketSolver solver(sample, pooled, scope == Scope::block, scratch);
   std::vector<std::int64_t> left;
   for (std::int64_t h = 0; h < heads; h += pooled) {
     const auto more = solver.solve(h, selection, {});
