@@ -125,7 +125,8 @@ std::int64_t select_scratch_bytes(const Problem& problem, const Execution& execu
       const auto [kept, call] = BracketSolver::bytes(sample, each ? 1 : heads, by_column, workers);
       const std::int64_t solvers = each ? std::min(heads, workers) : 1;
       const std::int64_t exact = select_exact_bytes(sample, by_column ? 1 : sample.blocks);
-      step = solvers * (kept + call) + (by_column ? workers : solvers) * exact + tiles + workers * BracketScratch::bytes(problem.dim());
+      step = solvers * (kept + call) + (by_column ? workers : solvers) * exact + tiles +
+             workers * BracketScratch::bytes(problem.dim());
     }
     if (rule.limits) step = std::max(step, tiles + workers * sample.blocks * 20);
     const std::int64_t means = sample.panels_size() * 4 + workers * SampleGates::mean_heads * problem.dim() * 12;

@@ -13,7 +13,7 @@ namespace vmoba::cpu {
 inline constexpr std::int64_t draw_strips = 4;   // strips that share the rows drawn
 inline constexpr std::int64_t sweep_strips = 6;  // strips made before they are read: 24 KB of gates
 inline constexpr std::int64_t sweep_pairs = sweep_strips * gate_rows * gate_strip;
-inline constexpr std::int64_t most_parts = 64;   // of the rows drawn; a part's numbers are added up in order
+inline constexpr std::int64_t most_parts = 64;  // of the rows drawn; a part's numbers are added up in order
 inline constexpr float infinity = std::numeric_limits<float>::infinity();
 inline constexpr float nobody = std::numeric_limits<float>::quiet_NaN();  // a bound: no gate is above, none inside
 

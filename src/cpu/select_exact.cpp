@@ -55,8 +55,8 @@ struct Bin {
   double weight = 0;
 };
 
-ExactCut find_cut(const SampleGates& sample, const Group& group, const Budget& budget,
-                  PerWorker<TileScratch>& scratch, const Runner& runner) {
+ExactCut find_cut(const SampleGates& sample, const Group& group, const Budget& budget, PerWorker<TileScratch>& scratch,
+                  const Runner& runner) {
   struct Level {
     int shift, bits;
   };
