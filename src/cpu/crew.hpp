@@ -8,7 +8,7 @@
 #include <exception>
 #include <vector>
 
-#include "vmoba/execution.hpp"
+#include "cpu/parallel.hpp"
 
 namespace vmoba::cpu {
 
@@ -54,7 +54,7 @@ class Crew {
   // lead(const Runner&), once, in one of the workers of the execution, whichever comes first; throws what it throws.
   template <class Lead>
   static void run(const Execution& execution, const Lead& lead) {
-    const std::int64_t workers = execution.parallel_for ? execution.threads : 1;
+    const std::int64_t workers = cpu::workers(execution);
     if (workers <= 1) {
       lead(Runner());
       return;

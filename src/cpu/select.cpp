@@ -4,7 +4,6 @@
 
 #include <variant>
 
-#include "cpu/parallel.hpp"
 #include "cpu/select_bracket.hpp"
 #include "cpu/select_sample.hpp"
 
