@@ -21,13 +21,36 @@ struct SelectionDifference {
   std::string first_wrong;   // "" when none
 };
 
+// Whether the finite gates of a group come from the same numbers, so that they are equal in any arithmetic.
+inline bool same_operands(const Problem& p, const ConstView& q, const ConstView& k, std::int64_t b,
+                          const reference::Trace& trace, std::int64_t group) {
+  const Sample& sample = p.sample(b);
+  const std::int64_t blocks = sample.partition->blocks(), dim = p.dim();
+  std::vector<double> first_row, first_mean;
+  for (std::int64_t h = 0; h < p.heads(); ++h) {
+    const std::vector<double> means = reference::block_means(p, k, b, p.kv_head(h));
+    for (std::int64_t s = 0; s < sample.tokens(); ++s) {
+      const auto row = reference::read_row(p, q, b, sample.video_begin + s, h, dim);
+      for (std::int64_t c = 0; c < blocks; ++c) {
+        if (reference::group_of(p, b, h, s, c) != group || !std::isfinite(trace.gates[h][s * blocks + c])) continue;
+        const std::vector<double> mean(means.begin() + c * dim, means.begin() + (c + 1) * dim);
+        const std::vector<double> numbers(row.begin(), row.end());
+        if (first_row.empty()) first_row = numbers, first_mean = mean;
+        if (numbers != first_row || mean != first_mean) return false;
+      }
+    }
+  }
+  return true;
+}
+
 // The band of a pair with gate g (spec section 3): |g - cut| <= 1e-5 (M - m), or the rounding bound of an fp32 gate,
 //   bound = 2 (D + 4) u sum |q_d kbar_d| + 8 u sum |q_d| mean|k_d|,  u = 2^-24,
 // where cut is the gate of the last pair taken. Sums that decide a cut carry the same rounding, so the cut is also
 // taken with r moved by (1e-6 + bound / (M - m)) T either way; a cut is thus an interval, most often of one number.
 // With floors and caps a query's own cut counts too. Where the bound of one gate exceeds the range of its group, from
 // keys of 1e25 that cancel, that gate may be anything in fp32 and with it M, m and the cut: only own pairs are judged.
-// q and k as given to select.
+// The same where M - m is at most 1e-6, which counts as 1, and rounding may lift it above that: equal gates from
+// different operands, say. q and k as given to select.
 inline SelectionDifference selection_difference(const Problem& p, const Tensor& q, const Tensor& k,
                                                 const Selection& actual) {
   SelectionDifference result;
@@ -110,7 +133,8 @@ inline SelectionDifference selection_difference(const Problem& p, const Tensor& 
     };
     const auto open = [&](std::int64_t group) {
       const double range = trace.cuts[group].max - trace.cuts[group].min;
-      return range > 1e-6 && group_bound[group] > range;
+      if (range > 1e-6) return group_bound[group] > range;
+      return range + 2 * group_bound[group] > 1e-6 && !same_operands(p, qv, kv, b, trace, group);
     };
     const auto in_group_band = [&](std::int64_t h, std::int64_t s, std::int64_t c) {
       if (c == partition.own(s)) return false;
