@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -131,10 +132,14 @@ inline SelectionDifference selection_difference(const Problem& p, const Tensor& 
       const double gate = trace.gates[h][s * blocks + c];
       return std::isnan(gate) ? -std::numeric_limits<double>::infinity() : gate;
     };
-    const auto open = [&](std::int64_t group) {
+    std::vector<std::optional<bool>> opened(trace.cuts.size());  // operands are compared once a group
+    const auto open = [&](std::int64_t group) -> bool {
+      if (opened[group]) return *opened[group];
       const double range = trace.cuts[group].max - trace.cuts[group].min;
-      if (range > 1e-6) return group_bound[group] > range;
-      return range + 2 * group_bound[group] > 1e-6 && !same_operands(p, qv, kv, b, trace, group);
+      opened[group] = range > 1e-6
+                          ? group_bound[group] > range
+                          : range + 2 * group_bound[group] > 1e-6 && !same_operands(p, qv, kv, b, trace, group);
+      return *opened[group];
     };
     const auto in_group_band = [&](std::int64_t h, std::int64_t s, std::int64_t c) {
       if (c == partition.own(s)) return false;
