@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "text.hpp"
+#include "vmoba/attention.hpp"
 #include "vmoba/error.hpp"
 
 namespace vmoba {
@@ -149,6 +150,7 @@ std::optional<std::int64_t> break_even_tokens(const CostModel& costs, const Prob
                                               std::int64_t threads) {
   const Shape first = shape_of(problem, 0);
   const double density = density_of_policy(problem.policy(), first.blocks);
+  if (density >= 1) return {};
   const auto loses = [&](double tokens) {
     Shape s = first;
     s.tokens = tokens;
@@ -166,7 +168,7 @@ std::optional<std::int64_t> break_even_tokens(const CostModel& costs, const Prob
 
 bool sparse_pays(const CostModel& costs, const Problem& problem, Direction direction, std::int64_t threads) {
   const Prediction p = predict(costs, problem, direction, threads);
-  return !std::holds_alternative<Dense>(problem.policy()) && p.sparse() < p.dense;
+  return !selects_all(problem) && p.sparse() < p.dense;
 }
 
 double crossover_density(const CostModel& costs, const Problem& problem, Direction direction, std::int64_t threads) {

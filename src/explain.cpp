@@ -85,9 +85,9 @@ std::string expected_words(const Explanation::Expected& e) {
                 e.quicker.c_str(), seconds(e.time.dense).c_str(), seconds(e.time.sparse()).c_str(),
                 seconds(e.time.select).c_str(), e.time.density);
   std::string text = buffer;
-  text += e.break_even_tokens ? "; break-even at " + number(*e.break_even_tokens) + " tokens"
-                              : "; sparse does not win at any number of tokens";
-  std::snprintf(buffer, sizeof buffer, ", at density %.2f", e.crossover_density);
+  text += "; break-even: " + (e.break_even_tokens ? number(*e.break_even_tokens) : "no number of") + " tokens, ";
+  if (e.crossover_density <= 0) return text + "no density";
+  std::snprintf(buffer, sizeof buffer, "density %.2f", e.crossover_density);
   return text + buffer;
 }
 
