@@ -18,9 +18,7 @@ void attend_backward(const Tier& tier, const Problem& problem, const Selection* 
                      const BackwardTensors& tensors, const Execution& execution);
 
 // Whether a problem goes through matrix tiles.
-inline bool in_tiles(const Tier& tier, const Problem& problem) {
-  return tier.tiles && problem.dtype() == DType::bf16;
-}
+inline bool in_tiles(const Tier& tier, const Problem& problem) { return tier.tiles && problem.dtype() == DType::bf16; }
 
 // What each allocates, in bytes; the backward includes fp32 sums of gradients that cannot hold them.
 std::int64_t attend_scratch_bytes(const Tier& tier, const Problem& problem, const Execution& execution);

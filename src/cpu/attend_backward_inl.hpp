@@ -18,12 +18,12 @@ struct Backward {
   const BackwardItem& item;
   Scale scale;
   std::int64_t width, stride;  // D rounded up to 16; from a row of dk or dv to the next: rows of D 128 share no L1 sets
-  float *lse, *lse_rest;  // [heads, last - first]: log2 units, and what rounding left of it
-  float* delta;           // [heads, last - first]: delta - dlse
-  float *kt, *vt, *k;     // panels of the current tile, the first two transposed
-  float *dk, *dv;         // [tile_keys, stride]
-  float *q, *dout;        // [tile_rows, row_stride]
-  float *p, *ds;          // [tile_rows, score_stride]
+  float *lse, *lse_rest;       // [heads, last - first]: log2 units, and what rounding left of it
+  float* delta;                // [heads, last - first]: delta - dlse
+  float *kt, *vt, *k;          // panels of the current tile, the first two transposed
+  float *dk, *dv;              // [tile_keys, stride]
+  float *q, *dout;             // [tile_rows, row_stride]
+  float *p, *ds;               // [tile_rows, score_stride]
   float* nowhere;
 };
 
@@ -82,7 +82,7 @@ struct GroupRows {
 template <int Vecs, int BK>
 inline void row_product(const GroupRows& a, const float* b, int count, int dim, Regular to) {
   if (a.rows) {
-    multiply_rows<Vecs, BK, false>(a.rows, b, count, dim, to);
+    multiply_rows<Vecs, BK, false>(a.rows, b, count, dim, to, false);
   } else {
     multiply_panel<Vecs, false, row_stride, 1>(a.copies, Packed<BK>{b}, count, dim, to);
   }
@@ -125,10 +125,10 @@ inline void backward_group(Backward& f, const KeyTile& tile, Ahead& ahead, std::
   }
   for (int i = rows; i < rows + row_slack; ++i) q_rows[i] = dout_rows[i] = targets[i] = f.nowhere;
   const GroupRows of_q{f.q, in_place ? q_rows : nullptr}, of_dout{f.dout, in_place ? dout_rows : nullptr};
-  // Rows are spread over more than L2 holds: asking for dq of this group and for q and dout of the next (up to 18 % of
-  // the time of a group, 45 -> 54 % of 1/density at 12 keys, 85 -> 91 % at 128).
-  const int key_panels = (vectors + 1) / 2, panels = (columns + 1) / 2;
-  RowsAhead results{rows, (rows + key_panels - 1) / key_panels}, inputs{following, (following + panels - 1) / panels};
+  // q and dout of the next group are asked for as well: rows are spread over more than L2 holds. All of their columns
+  // at once, unlike those of dq: two products each want them soon.
+  const int panels = (columns + 1) / 2;
+  RowsAhead inputs{following, (following + panels - 1) / panels};
 
   for (int g = 0; g < vectors; g += 2) {
     const std::int64_t at = (g / 2) * s.dim * panel;
@@ -141,11 +141,9 @@ inline void backward_group(Backward& f, const KeyTile& tile, Ahead& ahead, std::
       row_product<1, lanes>(of_dout, f.vt + at, rows, dim, ds);
     }
     ahead.step();
-    results.step([&](int i) {
-      for (int d = 0; d < dim; d += 16) __builtin_prefetch(targets[i] + d, 1, 3);
-    });
   }
   for (int i = 0; i < rows; ++i) {
+    ask_ahead({targets, 0, 0}, i);
     float *p = f.p + i * score_stride, *ds = f.ds + i * score_stride;
     const std::int64_t at = head * n + list[i];
     const Vec lse = set(-f.lse[at]), rest = set(f.lse_rest[at]), delta = set(f.delta[at]);
@@ -160,7 +158,7 @@ inline void backward_group(Backward& f, const KeyTile& tile, Ahead& ahead, std::
 
   for (int g = 0; g < columns; g += 2) {
     const Regular dv{f.dv + g * lanes, f.stride}, dk{f.dk + g * lanes, f.stride};
-    const Scattered dq{targets, g * lanes};
+    const Scattered dq{targets, g * lanes, g + 2 < columns ? panel : 0};
     const float* b = f.k + static_cast<std::int64_t>(g / 2) * tile.count * panel;
     if (g + 1 < columns) {
       add_product_of_rows<2>(f.p, of_dout, g * lanes, tile.count, rows, dv);
@@ -174,14 +172,11 @@ inline void backward_group(Backward& f, const KeyTile& tile, Ahead& ahead, std::
     ahead.step();
     inputs.step([&](int i) {
       if (item.rows) {
-        const float *next_q = copied_row(f, 0, head, after[i]), *next_dout = copied_row(f, 1, head, after[i]);
-        for (int d = 0; d < dim; d += 16) {
-          __builtin_prefetch(next_q + d, 0, 3);
-          __builtin_prefetch(next_dout + d, 0, 3);
-        }
+        ask_for_row(copied_row(f, 0, head, after[i]), dim);
+        ask_for_row(copied_row(f, 1, head, after[i]), dim);
       } else {
-        ask_for_row<3>(q, s, item.first + after[i]);
-        ask_for_row<3>(dout, s, item.first + after[i]);
+        ask_for_row(q, s, item.first + after[i]);
+        ask_for_row(dout, s, item.first + after[i]);
       }
     });
   }

@@ -100,39 +100,31 @@ inline void attend_group(Forward& f, const KeyTile& tile, Ahead& ahead, const st
   }
   for (int i = rows; i < rows + row_slack; ++i) sources[i] = targets[i] = f.nowhere;
 
-  const int share = (2 * rows + vectors - 1) / vectors;
-  int asked = 0;
   for (int g = 0; g < vectors; g += 2) {
     const float* b = f.k + (g / 2) * s.dim * panel;
     const Regular where{f.scores + g * lanes, score_stride};
     if (g + 1 < vectors) {
-      multiply_rows<2, panel, true>(sources, b, rows, dim, where);
+      multiply_rows<2, panel, true>(sources, b, rows, dim, where, g == 0);
     } else {
-      multiply_rows<1, lanes, true>(sources, b, rows, dim, where);
+      multiply_rows<1, lanes, true>(sources, b, rows, dim, where, g == 0);
     }
     ahead.step();
-    // Rows of an item reach beyond L2 where blocks are large; below three vectors of keys asking costs what it saves.
-    for (int end = vectors > 2 ? asked + share : 0; asked < end && asked < rows; ++asked) {
-      for (int d = 0; d < f.width; d += 16) __builtin_prefetch(targets[asked] + d, 1, 3);
-    }
   }
+  for (int i = 0; i < rows; ++i) ask_ahead({targets, 0, 0}, i);
   softmax_rows(f, tile, list, rows);
 
-  const int columns = (dim + lanes - 1) / lanes, panels = (columns + 1) / 2;
-  RowsAhead inputs{following, (following + panels - 1) / panels};
+  const int columns = (dim + lanes - 1) / lanes;
   for (int g = 0; g < columns; g += 2) {
     const float* b = f.v + static_cast<std::int64_t>(g / 2) * tile.count * panel;
-    const Scattered where{targets, g * lanes};
+    const Scattered where{targets, g * lanes, g + 2 < columns ? panel : 0};
     if (g + 1 < columns) {
       multiply_panel<2, true, 1, weight_stride>(f.weights, Packed<panel>{b}, rows, tile.count, where);
     } else {
       multiply_panel<1, true, 1, weight_stride>(f.weights, Packed<lanes>{b}, rows, tile.count, where);
     }
     ahead.step();
-    inputs.step([&](int i) {
-      for (int d = 0; d < f.width; d += 16) __builtin_prefetch(f.q + after[i] * f.width + d, 0, 3);
-    });
   }
+  for (int i = 0; i < following && i < 6; ++i) ask_for_row(f.q + after[i] * f.width, dim);
 }
 
 // A tile in panels: first half k, second half v.

@@ -62,7 +62,7 @@ struct AttendItem {
   ItemShape shape;
   Matrix q, k, v, out;
   const float* panels;  // of the key/value head, by its PackItems; null: the item packs k and v for itself
-  float* lse;  // null: not wanted
+  float* lse;           // null: not wanted
   std::int64_t lse_stride;
   const std::uint64_t* selection;  // [N, words] of the head
   std::int64_t first, last;
@@ -88,7 +88,7 @@ struct BackwardItem {
   bool begins, ends;       // first and last item of its key/value head
   float *dk_sum, *dv_sum;  // [rows, stride] unfinished sums; unused by an item that begins and ends
   std::int64_t dk_sum_stride, dv_sum_stride;
-  float* rows;    // [2, heads, last - first, padded(D)] for fp32 copies of q and dout; null: read where they lie
+  float* rows;  // [2, heads, last - first, padded(D)] for fp32 copies of q and dout; null: read where they lie
   // k and v as transposed panels, tile after tile, which the first item of a key/value head makes and the others read;
   // null: every item its own.
   float* panels;
@@ -118,7 +118,7 @@ inline constexpr std::int64_t attend_scratch(std::int64_t dim, std::int64_t rows
 }
 inline constexpr std::int64_t backward_scratch(std::int64_t dim, std::int64_t rows, std::int64_t heads) {
   return 3 * aligned(heads * rows * 4) + aligned(rows * 4) +                       // lse, delta, list
-         5 * aligned((tile_keys + 16) * (padded(dim) + 16) * 4) +                         // k twice, v, dk, dv
+         5 * aligned((tile_keys + 16) * (padded(dim) + 16) * 4) +                  // k twice, v, dk, dv
          2 * aligned((tile_rows + row_slack) * (row_stride + score_stride) * 4) +  // q, dout; p, ds
          aligned(row_stride * 4) + 4096;
 }

@@ -147,12 +147,10 @@ inline KeyTile next_tile(const ItemShape& s, std::int64_t c, std::int64_t begin,
   return key_tile(s, c, begin, begin + length < keys ? begin + length : keys);
 }
 
-// Asks for a row: locality 3 into L1, 2 into L2.
-template <int locality>
 inline void ask_for_row(const Matrix& m, const ItemShape& s, std::int64_t index) {
   const char* row = static_cast<const char*>(row_of(m, s, index));
   const std::int64_t bytes = s.dim * (s.dtype == DType::f32 ? 4 : 2);
-  for (std::int64_t d = 0; d < bytes; d += 64) __builtin_prefetch(row + d, 0, locality);
+  for (std::int64_t d = 0; d < bytes; d += 64) __builtin_prefetch(row + d, 0, 3);
 }
 
 // Asks for `count` rows a few at a time, between products: all at once they fill the buffers of outstanding misses, and
@@ -176,8 +174,8 @@ struct Ahead {
   RowsAhead rows;
   void step() {
     rows.step([this](int j) {
-      ask_for_row<3>(*k, s, tile.index(j));
-      if (v) ask_for_row<3>(*v, s, tile.index(j));
+      ask_for_row(*k, s, tile.index(j));
+      if (v) ask_for_row(*v, s, tile.index(j));
     });
   }
 };

@@ -26,8 +26,8 @@ inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 inline Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }  // a * b + c
 inline void accumulate(Vec& c, Vec a, Vec b) { c = fma(a, b, c); }
-inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }              // b when either is NaN
-inline Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }              // b when either is NaN
+inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }  // b when either is NaN
+inline Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }  // b when either is NaN
 inline float reduce_add(Vec a) { return _mm512_reduce_add_ps(a); }
 inline float reduce_max(Vec a) { return _mm512_reduce_max_ps(a); }
 inline float reduce_min(Vec a) { return _mm512_reduce_min_ps(a); }
@@ -311,9 +311,9 @@ inline Vec load(const float* p, F32) { return load(p); }
 inline void store(float* p, Vec x, F32) { store(p, x); }
 
 // Steps along k in one go of the inner loop of a product. Where another thread runs on the same core, each gets half of
-// the slots in which instructions start, and counter, pointers and jump take 3 of the 23 a step of AVX2 has: 10 % of the
-// time of a product there (77 against 91 GFLOP/s of 103, operands in L1). A step of AVX-512 has twice the multiply-adds;
-// the sums of plain vectors spill (23 % more instructions).
+// the slots in which instructions start, and counter, pointers and jump take 3 of the 23 a step of AVX2 has: 10 % of
+// the time of a product there (77 against 91 GFLOP/s of 103, operands in L1). A step of AVX-512 has twice the
+// multiply-adds; the sums of plain vectors spill (23 % more instructions).
 constexpr int steps = lanes == 8 ? 4 : 1;
 
 // 2^x for x <= 127; exactly 0 below -126 (a far key costs neither denormals nor rounding), NaN for NaN. Relative error
