@@ -37,7 +37,7 @@ Shape shape_of(const Problem& problem, std::int64_t b) {
 
 double dense_seconds(const CostModel::Dense& c, double flops_of_pair, const Shape& s, double threads) {
   const double pairs = s.rows() * s.rows() * s.heads;
-  return pairs * (c.flop * flops_of_pair * s.dim + c.pair) / threads;
+  return (pairs * (c.flop * flops_of_pair * s.dim + c.pair) + s.rows() * s.heads * s.dim * c.token) / threads;
 }
 
 double sparse_seconds(const CostModel::Sparse& c, double flops_of_pair, const Shape& s, double density,

@@ -17,15 +17,15 @@ namespace vmoba {
 // Which part of a call is meant: at sampling the forward counts, in training both.
 enum class Direction : std::uint8_t { forward, forward_backward };
 
-// Seconds of one thread a unit of work; call: seconds of a whole call, whatever the threads. A prediction is linear in the
-// coefficients. Units are counted over all samples and heads:
+// Seconds of one thread a unit of work; call: seconds of a whole call, whatever the threads. A prediction is linear in
+// the coefficients. Units are counted over all samples and heads:
 //   flop   multiply-adds of attention, 2 each: 4 D a pair forward, 10 D backward (gates: 2 D a query and block)
 //   pair   query-key pairs (select: query-block pairs)
 //   visit  a query row at a key tile: blocks are worked on in tiles of at most 128 keys
-//   token  key rows packed (select: query and key rows read), times D
+//   token  key rows packed (select: query and key rows read; dense: query rows), times D
 struct CostModel {
   struct Dense {
-    double flop = 0, pair = 0, call = 0;
+    double flop = 0, pair = 0, token = 0, call = 0;
     bool operator==(const Dense&) const = default;
   };
   struct Sparse {
@@ -36,7 +36,7 @@ struct CostModel {
     double flop = 0, pair_head = 0, pair_query = 0, pair_block = 0, pair_all = 0, token = 0, call = 0;
     bool operator==(const Select&) const = default;
   };
-  std::string backend;  // whose costs these are: "cpu:skylake"
+  std::string backend;                  // whose costs these are: "cpu:skylake"
   Dense dense_forward, dense_backward;  // the best dense attention of the machine, not always this library's
   Sparse sparse_forward, sparse_backward;
   Select select;
@@ -47,7 +47,7 @@ struct CostModel {
 template <class Model, class F>
 void visit_coefficients(Model& m, F&& f) {
   const auto dense = [&](const std::string& name, auto& d) {
-    f(name + ".flop", d.flop), f(name + ".pair", d.pair), f(name + ".call", d.call);
+    f(name + ".flop", d.flop), f(name + ".pair", d.pair), f(name + ".token", d.token), f(name + ".call", d.call);
   };
   const auto sparse = [&](const std::string& name, auto& s) {
     f(name + ".flop", s.flop), f(name + ".pair", s.pair), f(name + ".visit", s.visit), f(name + ".token", s.token);
@@ -88,8 +88,8 @@ Prediction predict(const CostModel& costs, const Problem& problem, Direction dir
 // blocks as the problem's first, each of equal size, at the problem's expected density. Nothing: it never is.
 std::optional<std::int64_t> break_even_tokens(const CostModel& costs, const Problem& problem, Direction direction,
                                               std::int64_t threads = 1);
-// Whether sparse attention at the expected density is predicted to be quicker than dense, selection included. False for a
-// policy that keeps everything.
+// Whether sparse attention at the expected density is predicted to be quicker than dense, selection included. False for
+// a policy that keeps everything.
 bool sparse_pays(const CostModel& costs, const Problem& problem, Direction direction, std::int64_t threads = 1);
 // The density above which dense attention is quicker for this problem. 0: at every density; 1: at none below 1.
 double crossover_density(const CostModel& costs, const Problem& problem, Direction direction, std::int64_t threads = 1);

@@ -42,6 +42,7 @@ TEST(Cost, PredictsUnitsOfWorkTimesCoefficients) {
   const auto both = [&](const char* name) { return predict(with(name), problem, Direction::forward_backward, 1, 0.5); };
   EXPECT_DOUBLE_EQ(forward("dense.forward.flop").dense, pairs * 4 * 16);
   EXPECT_DOUBLE_EQ(forward("dense.forward.pair").dense, pairs);
+  EXPECT_DOUBLE_EQ(forward("dense.forward.token").dense, 2 * 4 * 64 * 16);
   EXPECT_DOUBLE_EQ(forward("dense.forward.call").dense, 1);
   EXPECT_DOUBLE_EQ(forward("dense.backward.flop").dense, 0);
   EXPECT_DOUBLE_EQ(both("dense.backward.flop").dense, pairs * 10 * 16);
