@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 #include <random>
 
@@ -111,7 +112,7 @@ TEST(Cost, BreakEvenAndCrossoverAgreeWithPredictions) {
         const Problem p({.grid = {8, 1, count / 8}, .block = {1, full, full}, .heads = 4, .dim = 128});
         return predict(costs, p, direction, 2);
       };
-      const Prediction below = run(*tokens / 2 / 8 * 8), above = run(*tokens * 2 / 8 * 8);
+      const Prediction below = run(std::max<std::int64_t>(*tokens / 2 / 8, 1) * 8), above = run(*tokens * 2 / 8 * 8);
       EXPECT_GT(below.sparse(), below.dense) << backend << " " << *tokens;
       EXPECT_LT(above.sparse(), above.dense) << backend << " " << *tokens;
 
