@@ -12,7 +12,7 @@ CROPS = ["2,3,3", "6,10,14"]  # 18 tokens, too few for any machine; 840
 
 def costs(folder, visit):
     """A cost file under which pairs are cheap and visits of a query at a tile of keys cost this much."""
-    parts = {"dense": "flop pair call", "sparse": "flop pair visit token call"}
+    parts = {"dense": "flop pair token call", "sparse": "flop pair visit token call"}
     names = [f"{part}.{way}.{name}" for part, all in parts.items() for way in ("forward", "backward") for name in all.split()]
     names += [f"select.{name}" for name in "flop pair.head pair.query pair.block pair.all token call".split()]
     values = {name: 1e-11 if name.endswith("flop") and name.startswith(("dense", "sparse")) else 0 for name in names}
