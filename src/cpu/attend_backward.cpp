@@ -17,11 +17,12 @@ namespace {
 // One item a key/value head where there are enough of them to keep the threads busy; else its query heads are items of
 // their own and their indices are cut, and these follow each other through the key tiles. An item reads and writes dk
 // and dv of every tile, so pieces have 1024 rows or more; and where that costs no memory (fp32 gradients hold sums that
-// are not finished), 1536 at most. An item of so many rows copies its q and dout, and sums dq, in memory of its own:
-// rows of a head lie 4 KB apart where eight heads of 128 are side by side, fall into a sixteenth of the sets of L1 and
-// L2, and drove each other out before they were used (20 % of the time of a dense backward was waiting for them).
-// Sums of matrix tiles take 32 rows at a time, beginning anew with every window of indices. Windows follow the sample
-// alone and pieces are whole windows, so that the sums do not depend on where the indices are cut.
+// are not finished), 2304 at most (1536: 1.01 to 1.05 of the time, 0.99 at 48 keys). An item of so many rows copies its
+// q and dout, and sums dq, in memory of its own: rows of a head lie 4 KB apart where eight heads of 128 are side by
+// side, fall into a sixteenth of the sets of L1 and L2, and drove each other out before they were used (20 % of the
+// time of a dense backward was waiting for them). Sums of matrix tiles take 32 rows at a time, beginning anew with
+// every window of indices. Windows follow the sample alone and pieces are whole windows, so that the sums do not depend
+// on where the indices are cut.
 std::int64_t window_of(const Problem& problem, std::int64_t b) {
   const std::int64_t wanted = (64 + problem.kv_heads() - 1) / problem.kv_heads();
   return cut_indices(indices_of(problem.sample(b)), wanted, 2048, std::int64_t{1} << 31).length;
@@ -33,7 +34,7 @@ bool sums_in_place(const Problem& problem) { return problem.dtype() == DType::f3
 // Rows of an item that copies them: fewer, down to 1024, where all threads together would hold more than 128 MB.
 std::int64_t rows_copied(const Problem& problem, const Execution& execution) {
   const std::int64_t row = 3 * padded(problem.dim()) * 4;
-  return std::clamp<std::int64_t>((std::int64_t{1} << 27) / (workers(execution) * row) / 64 * 64, 1024, 1536);
+  return std::clamp<std::int64_t>((std::int64_t{1} << 27) / (workers(execution) * row) / 64 * 64, 1024, 2304);
 }
 // Whether an item of so many rows of q does.
 bool copies(const Tier& tier, const Problem& problem, const Execution& execution, std::int64_t rows) {

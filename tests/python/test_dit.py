@@ -60,11 +60,13 @@ def test_policies(model):
         assert model.last_density() == [0.25, 1.0, 0.25]
         model.set_policy(((2, 2, 2), vmoba.TopK(2)), schedule=vmoba.Schedule(dense_steps=1))
         model.sampling_step(0, 2)
-        assert torch.equal(model(*inputs()), dense)
+        # Dense by torch or by the engine, whichever was measured to be quicker.
+        torch.testing.assert_close(model(*inputs()), dense, rtol=1e-4, atol=1e-4)
+        assert model.last_density() == [1.0, 1.0, 1.0]
         model.sampling_step(1, 2)
         assert torch.equal(model(*inputs()), sparse)
         model.set_policy(None)
-        assert torch.equal(model(*inputs()), dense)
+        torch.testing.assert_close(model(*inputs()), dense, rtol=1e-4, atol=1e-4)
 
 
 AUTO = [((1, 4, 4), vmoba.Threshold(0.25)), ((None, 2, 2), vmoba.TopK(1)), (vmoba.Run(512), vmoba.TopK(1, scope="head"))]
