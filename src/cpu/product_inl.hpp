@@ -37,6 +37,7 @@ inline void ask_ahead(Regular where, int i) {
   if (panel < 16) return;
   for (int d = 0; d < panel; d += 16) __builtin_prefetch(where(i + most) + d, 1, 3);
 }
+// Asks for a row of `floats`, into L1.
 inline void ask_for_row(const float* row, int floats) {
   for (int d = 0; d < floats; d += 16) __builtin_prefetch(row + d, 0, 3);
 }

@@ -147,6 +147,7 @@ inline KeyTile next_tile(const ItemShape& s, std::int64_t c, std::int64_t begin,
   return key_tile(s, c, begin, begin + length < keys ? begin + length : keys);
 }
 
+// Asks for a row of a tensor where it lies, into L1.
 inline void ask_for_row(const Matrix& m, const ItemShape& s, std::int64_t index) {
   const char* row = static_cast<const char*>(row_of(m, s, index));
   const std::int64_t bytes = s.dim * (s.dtype == DType::f32 ? 4 : 2);

@@ -123,7 +123,7 @@ TEST_P(AmxKernels, ManyRowsAndKeys) {
                          .block = {5, 6, 5},
                          .heads = 2,
                          .kv_heads = 1,
-                         .dim = 64,
+                         .dim = 128,
                          .dtype = DType::bf16,
                          .text = {.count = 40, .valid = {33}}});
   Rng rng(6);
