@@ -31,21 +31,25 @@ std::int64_t window_of(const Problem& problem, std::int64_t b) {
 // Sums can go straight into an fp32 gradient when whole vectors of every tier fit its rows.
 bool sums_in_place(const Problem& problem) { return problem.dtype() == DType::f32 && problem.dim() % 16 == 0; }
 
+// Whether the blocks of a sample have more than 64 keys, on average.
+bool large_blocks(const Sample& sample) { return sample.tokens() > 64 * sample.partition->blocks(); }
 // Rows of an item that copies them: fewer, down to 1024, where all threads together would hold more than 128 MB.
-std::int64_t rows_copied(const Problem& problem, const Execution& execution) {
-  const std::int64_t row = 3 * padded(problem.dim()) * 4;
-  return std::clamp<std::int64_t>((std::int64_t{1} << 27) / (workers(execution) * row) / 64 * 64, 1024, 2304);
+std::int64_t rows_copied(const Problem& problem, std::int64_t b, const Execution& execution) {
+  const std::int64_t row = 3 * padded(problem.dim()) * 4, most = large_blocks(problem.sample(b)) ? 4608 : 2304;
+  return std::clamp<std::int64_t>((std::int64_t{1} << 27) / (workers(execution) * row) / 64 * 64, 1024, most);
 }
 // Whether an item of so many rows of q does.
-bool copies(const Tier& tier, const Problem& problem, const Execution& execution, std::int64_t rows) {
-  return !in_tiles(tier, problem) && rows <= rows_copied(problem, execution);
+bool copies(const Tier& tier, const Problem& problem, std::int64_t b, const Execution& execution, std::int64_t rows) {
+  return !in_tiles(tier, problem) && rows <= rows_copied(problem, b, execution);
 }
 
 Cut cut_backward(const Tier& tier, const Problem& problem, std::int64_t b, const Execution& execution) {
   const std::int64_t others = problem.batch() * problem.kv_heads(), threads = workers(execution);
-  const std::int64_t wanted = threads == 1 || others >= 4 * threads ? 1 : (4 * threads + others - 1) / others;
+  // Items that keep the threads busy: half as many, twice as long, where blocks are large and a cut costs no memory.
+  const std::int64_t busy = (large_blocks(problem.sample(b)) && sums_in_place(problem) ? 2 : 4) * threads;
+  const std::int64_t wanted = threads == 1 || others >= busy ? 1 : (busy + others - 1) / others;
   const std::int64_t indices = indices_of(problem.sample(b));
-  const std::int64_t most = sums_in_place(problem) ? rows_copied(problem, execution) : std::int64_t{1} << 31;
+  const std::int64_t most = sums_in_place(problem) ? rows_copied(problem, b, execution) : std::int64_t{1} << 31;
   const Cut cut = cut_indices(indices, wanted, 1024, most);
   if (!in_tiles(tier, problem)) return cut;
   const std::int64_t window = window_of(problem, b), length = (cut.length + window - 1) / window * window;
@@ -100,7 +104,7 @@ Plan plan_backward(const Tier& tier, const Problem& problem, const Execution& ex
         std::max(plan.worker_bytes, in_tiles(tier, problem) ? tile_backward_scratch(problem.dim(), cut.length, heads)
                                                             : backward_scratch(problem.dim(), cut.length, heads));
     const std::int64_t bytes = aligned(heads * cut.length * width * 4);
-    const bool copied = copies(tier, problem, execution, heads * cut.length);
+    const bool copied = copies(tier, problem, b, execution, heads * cut.length);
     if (copied) plan.row_bytes = std::max(plan.row_bytes, 2 * bytes);
     if (copied || !sums_in_place(problem)) plan.dq_bytes = std::max(plan.dq_bytes, bytes);
     if (plan.links.back() > 2 && !in_tiles(tier, problem)) {
@@ -210,7 +214,7 @@ void attend_backward(const Tier& tier, const Problem& problem, const Selection* 
     }
     char* scratch = memory.data() + worker * plan.item_bytes();
     item.scratch = scratch;
-    const bool copied = copies(tier, problem, execution, item.heads * cut.length);
+    const bool copied = copies(tier, problem, b, execution, item.heads * cut.length);
     if (copied) item.rows = reinterpret_cast<float*>(scratch + plan.worker_bytes);
     if (copied || !sums_in_place(problem)) {
       item.dq_sum = reinterpret_cast<float*>(scratch + plan.worker_bytes + plan.row_bytes);
