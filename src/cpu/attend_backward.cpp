@@ -35,7 +35,8 @@ bool sums_in_place(const Problem& problem) { return problem.dtype() == DType::f3
 bool large_blocks(const Sample& sample) { return sample.tokens() > 64 * sample.partition->blocks(); }
 // Rows of an item that copies them: fewer, down to 1024, where all threads together would hold more than 128 MB.
 std::int64_t rows_copied(const Problem& problem, std::int64_t b, const Execution& execution) {
-  const std::int64_t row = 3 * padded(problem.dim()) * 4, most = large_blocks(problem.sample(b)) ? 4608 : 2304;
+  const std::int64_t row = (2 * spread(problem.dim()) + padded(problem.dim())) * 4,
+                     most = large_blocks(problem.sample(b)) ? 4608 : 2304;
   return std::clamp<std::int64_t>((std::int64_t{1} << 27) / (workers(execution) * row) / 64 * 64, 1024, most);
 }
 // Whether an item of so many rows of q does.
@@ -105,7 +106,7 @@ Plan plan_backward(const Tier& tier, const Problem& problem, const Execution& ex
                                                             : backward_scratch(problem.dim(), cut.length, heads));
     const std::int64_t bytes = aligned(heads * cut.length * width * 4);
     const bool copied = copies(tier, problem, b, execution, heads * cut.length);
-    if (copied) plan.row_bytes = std::max(plan.row_bytes, 2 * bytes);
+    if (copied) plan.row_bytes = std::max(plan.row_bytes, 2 * aligned(heads * cut.length * spread(problem.dim()) * 4));
     if (copied || !sums_in_place(problem)) plan.dq_bytes = std::max(plan.dq_bytes, bytes);
     if (plan.links.back() > 2 && !in_tiles(tier, problem)) {
       plan.panel_floats = std::max(plan.panel_floats, panel_floats(problem, b));

@@ -17,7 +17,7 @@
 struct Backward {
   const BackwardItem& item;
   Scale scale;
-  std::int64_t width, stride;  // D rounded up to 16; from a row of dk or dv to the next: rows of D 128 share no L1 sets
+  std::int64_t width, stride;  // D rounded up to 16; from a row of dk, dv or the item's copies to the next
   float *lse, *lse_rest;       // [heads, last - first]: log2 units, and what rounding left of it
   float* delta;                // [heads, last - first]: delta - dlse
   float *kt, *vt, *k;          // panels of the current tile, the first two transposed
@@ -58,7 +58,7 @@ inline void clear_gradients_of_padding(const BackwardItem& item) {
 // fp32 copies of q (0), its sign turned, and dout (1) of a row, where the item has them.
 inline float* copied_row(const Backward& f, int which, std::int64_t head, std::int64_t at) {
   const std::int64_t n = f.item.last - f.item.first;
-  return f.item.rows + ((which * f.item.heads + head) * n + at) * f.width;
+  return f.item.rows + ((which * f.item.heads + head) * n + at) * f.stride;
 }
 inline void copy_row(float* to, const float* from, std::int64_t width) {
   for (std::int64_t d = 0; d < width; d += lanes) store(to + d, load(from + d));
@@ -221,6 +221,11 @@ inline void begin_rows(Backward& f) {
         float* dq = dq_row(f, head, i + j);
         const std::int64_t floats = item.dq_sum ? f.width : s.dim;
         for (std::int64_t d = 0; d < floats; ++d) dq[d] = 0.0f;
+        if (i + rows_ahead + j < n) {
+          ask_for_row(out, s, item.first + i + rows_ahead + j);
+          ask_for_row(dout, s, item.first + i + rows_ahead + j);
+          if (item.rows) ask_for_row(q, s, item.first + i + rows_ahead + j);
+        }
         if (!item.rows) continue;
         float *copy_of_q = copied_row(f, 0, head, i + j), *copy_of_dout = copied_row(f, 1, head, i + j);
         for (std::int64_t d = s.dim & -16; d < f.width; d += lanes) {
@@ -277,7 +282,7 @@ inline void end_tile(Backward& f, const KeyTile& tile) {
 void attend_backward(const BackwardItem& item) {
   const FlushSubnormals flush;
   const ItemShape& s = item.shape;
-  const std::int64_t n = item.last - item.first, width = padded(s.dim), stride = width + 16;
+  const std::int64_t n = item.last - item.first, width = padded(s.dim), stride = spread(s.dim);
   Cutter memory{item.scratch};
   Backward f{item,    scale_of(s), width,   stride,  nullptr, nullptr, nullptr, nullptr, nullptr,
              nullptr, nullptr,     nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
@@ -352,6 +357,7 @@ void attend_backward(const BackwardItem& item) {
     for (std::int64_t head = 0; head < item.heads; ++head) {
       const Matrix dq = of_head(item.dq, head * item.dq_head, s);
       for (std::int64_t i = 0; i < n; ++i) {
+        if (i + rows_ahead < n) ask_for_row<true>(dq, s, item.first + i + rows_ahead);
         narrow_row(row_of_output(dq, s, s.row(item.first + i)), dq_row(f, head, i), s, set(1.0f));
       }
     }

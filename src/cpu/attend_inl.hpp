@@ -17,7 +17,8 @@ struct Forward {
   const AttendItem& item;
   Scale scale;
   std::int64_t width;      // floats of a row of q and out: D rounded up to 16
-  float *q, *out;          // [last - first, width]
+  std::int64_t stride;     // from one to the next
+  float *q, *out;          // [last - first, stride]
   float *reference, *sum;  // [last - first]; a reference is a product q . k, not yet scaled
   const float *k, *v;      // panels of the current tile
   float* scores;           // [tile_rows, score_stride]
@@ -32,7 +33,7 @@ inline void move_reference(Forward& f, std::int32_t at, float peak) {
     const Vec factor = exp2(set((f.reference[at] - peak) * f.scale.magnitude));
     store(first, factor);
     f.sum[at] *= first[0];
-    float* row = f.out + at * f.width;
+    float* row = f.out + at * f.stride;
     for (std::int64_t d = 0; d < f.width; d += lanes) store(row + d, mul(load(row + d), factor));
   }
   f.reference[at] = peak;
@@ -95,8 +96,8 @@ inline void attend_group(Forward& f, const KeyTile& tile, Ahead& ahead, const st
   const float* sources[tile_rows + row_slack];
   float* targets[tile_rows + row_slack];
   for (int i = 0; i < rows; ++i) {
-    sources[i] = f.q + list[i] * f.width;
-    targets[i] = f.out + list[i] * f.width;
+    sources[i] = f.q + list[i] * f.stride;
+    targets[i] = f.out + list[i] * f.stride;
   }
   for (int i = rows; i < rows + row_slack; ++i) sources[i] = targets[i] = f.nowhere;
 
@@ -124,7 +125,7 @@ inline void attend_group(Forward& f, const KeyTile& tile, Ahead& ahead, const st
     }
     ahead.step();
   }
-  for (int i = 0; i < following && i < 6; ++i) ask_for_row(f.q + after[i] * f.width, dim);
+  for (int i = 0; i < following && i < 6; ++i) ask_for_row(f.q + after[i] * f.stride, dim);
 }
 
 // A tile in panels: first half k, second half v.
@@ -152,11 +153,12 @@ void pack_panels(const PackItem& item) {
 void attend(const AttendItem& item) {
   const FlushSubnormals flush;
   const ItemShape& s = item.shape;
-  const std::int64_t n = item.last - item.first, width = padded(s.dim);
+  const std::int64_t n = item.last - item.first, width = padded(s.dim), stride = spread(s.dim);
   Cutter memory{item.scratch};
-  Forward f{item, scale_of(s), width, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
-  f.q = memory.cut<float>(n * width);
-  f.out = memory.cut<float>(n * width);
+  Forward f{item,    scale_of(s), width,   stride,  nullptr, nullptr, nullptr,
+            nullptr, nullptr,     nullptr, nullptr, nullptr, nullptr};
+  f.q = memory.cut<float>(n * stride);
+  f.out = memory.cut<float>(n * stride);
   f.reference = memory.cut<float>(n);
   f.sum = memory.cut<float>(n);
   std::int32_t* list = memory.cut<std::int32_t>(n);
@@ -167,12 +169,13 @@ void attend(const AttendItem& item) {
 
   const Vec factor = set(f.scale.sign);
   for (std::int64_t i = 0; i < n; ++i) {
-    for (std::int64_t d = s.dim & -16; d < width; d += lanes) store(f.q + i * width + d, zero());
-    widen_row(f.q + i * width, row_of(item.q, s, item.first + i), s, factor);
+    if (i + rows_ahead < n) ask_for_row(item.q, s, item.first + i + rows_ahead);
+    for (std::int64_t d = s.dim & -16; d < width; d += lanes) store(f.q + i * stride + d, zero());
+    widen_row(f.q + i * stride, row_of(item.q, s, item.first + i), s, factor);
     f.reference[i] = -__builtin_inff();
     f.sum[i] = 0.0f;
   }
-  __builtin_memset(f.out, 0, static_cast<unsigned long>(n * width) * sizeof(float));
+  __builtin_memset(f.out, 0, static_cast<unsigned long>(n * stride) * sizeof(float));
   // Rows beyond a group are computed and dropped; they start as zeros, not as whatever the memory held.
   __builtin_memset(f.scores, 0, sizeof(float) * (tile_rows + row_slack) * score_stride);
   __builtin_memset(f.weights, 0, sizeof(float) * tile_keys * weight_stride);
@@ -205,5 +208,5 @@ void attend(const AttendItem& item) {
     }
   }
 
-  finish_rows(item, f.out, f.reference, f.sum);
+  finish_rows(item, f.out, stride, f.reference, f.sum);
 }

@@ -236,5 +236,5 @@ void attend_with_tiles(const AttendItem& item) {
     }
   }
 
-  finish_rows(item, f.out, f.reference, f.sum);
+  finish_rows(item, f.out, padded(s.dim), f.reference, f.sum);
 }
