@@ -80,6 +80,14 @@ struct KeyTile {
   int vectors() const { return (count + lanes - 1) / lanes; }
 };
 
+// Asks for a row of a tensor where it lies, into L1; Written: for one that is written.
+template <bool Written = false>
+inline void ask_for_row(const Matrix& m, const ItemShape& s, std::int64_t index) {
+  const char* row = static_cast<const char*>(row_of(m, s, index));
+  const std::int64_t bytes = s.dim * (s.dtype == DType::f32 ? 4 : 2);
+  for (std::int64_t d = 0; d < bytes; d += 64) __builtin_prefetch(row + d, Written, 3);
+}
+
 // Transposed panels [panels][D][panel] (an odd last vector: [D][lanes]): the B of q k^T. Keys beyond count are 0.
 inline void pack_columns(float* to, const Matrix& m, const ItemShape& s, const KeyTile& tile) {
   with_element(s.dtype, [&](auto e) {
@@ -95,6 +103,10 @@ inline void pack_columns(float* to, const Matrix& m, const ItemShape& s, const K
       }
       for (std::int64_t d = 0; d < s.dim; d += lanes) {
         Vec x[lanes];
+        // Rows lie heads x D apart: those of the next vector are asked for meanwhile.
+        for (int j = (g + 1) * lanes; d % 16 == 0 && j < tile.count && j < (g + 2) * lanes; ++j) {
+          __builtin_prefetch(static_cast<const Type*>(row_of(m, s, tile.index(j))) + d, 0, 3);
+        }
         for (int i = 0; i < lanes; ++i) x[i] = rows[i] ? load_row(rows[i], d, s.dim, e) : zero();
         transpose(x);
         const int there = s.dim - d < lanes ? static_cast<int>(s.dim - d) : lanes;
@@ -112,6 +124,7 @@ inline void pack_rows(float* to, const Matrix& m, const ItemShape& s, const KeyT
     const Vec f = set(factor);
     for (int j = 0; j < tile.count; ++j) {
       const Type* row = static_cast<const Type*>(row_of(m, s, tile.index(j)));
+      if (j + 4 < tile.count) ask_for_row(m, s, tile.index(j + 4));
       for (std::int64_t g = 0; g < vectors; ++g) {
         const std::int64_t width = g + 1 == vectors && g % 2 == 0 ? lanes : panel;
         store(to + (g / 2) * tile.count * panel + j * width + (g % 2) * lanes,
@@ -147,13 +160,6 @@ inline KeyTile next_tile(const ItemShape& s, std::int64_t c, std::int64_t begin,
   return key_tile(s, c, begin, begin + length < keys ? begin + length : keys);
 }
 
-// Asks for a row of a tensor where it lies, into L1; Written: for one that is written.
-template <bool Written = false>
-inline void ask_for_row(const Matrix& m, const ItemShape& s, std::int64_t index) {
-  const char* row = static_cast<const char*>(row_of(m, s, index));
-  const std::int64_t bytes = s.dim * (s.dtype == DType::f32 ? 4 : 2);
-  for (std::int64_t d = 0; d < bytes; d += 64) __builtin_prefetch(row + d, Written, 3);
-}
 // Where all rows of an item are read or written in turn, they are asked for so many before: they lie heads x D apart,
 // which the hardware does not foresee (0.96 to 0.99 of the time of a forward at density .15).
 constexpr int rows_ahead = 8;
