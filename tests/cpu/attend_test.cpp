@@ -206,21 +206,26 @@ TEST_P(Attend, NanStaysWhereReferenceHasIt) {
 }
 
 // One thread takes the 2,602 rows of a key/value head in one item, which reads them where they lie (and sums dq there:
-// fp32, D 32); two and five take pieces of 704 that copy them.
+// fp32, D 32), but for blocks of more than 64 keys; two and five take pieces of 704 that copy them.
 TEST_P(Attend, SameBitsForAnyThreads) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
-    for (const bool dense : {false, true}) {
-      const Problem problem({.grid = {5, 16, 16},
-                             .block = {3, 16, 8},
-                             .heads = 4,
-                             .kv_heads = 2,
-                             .dim = dtype == DType::f32 ? 32 : 24,
-                             .dtype = dtype,
-                             .text = {.count = 40, .at = Text::At::front, .valid = {21}}});
-      Rng rng(51);
-      const Selection selection = random_selection(problem, rng, 20);
-      same_bits_for_any_threads(problem, dense ? nullptr : &selection);
-    }
+  struct Case {
+    DType dtype;
+    bool dense;
+    Block block;
+  };
+  const Block small{3, 5, 4}, large{3, 16, 8};
+  for (const Case& c : {Case{DType::f32, false, small}, Case{DType::f32, true, small}, Case{DType::f32, false, large},
+                        Case{DType::bf16, false, small}, Case{DType::bf16, true, small}}) {
+    const Problem problem({.grid = {5, 16, 16},
+                           .block = c.block,
+                           .heads = 4,
+                           .kv_heads = 2,
+                           .dim = c.dtype == DType::f32 ? 32 : 24,
+                           .dtype = c.dtype,
+                           .text = {.count = 40, .at = Text::At::front, .valid = {21}}});
+    Rng rng(51);
+    const Selection selection = random_selection(problem, rng, 20);
+    same_bits_for_any_threads(problem, c.dense ? nullptr : &selection);
   }
 }
 
