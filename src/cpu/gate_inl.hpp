@@ -111,10 +111,7 @@ inline void gate_rows_by_strips(const GateTile& tile, std::int64_t strip, std::i
   const float* const panels = tile.panels + strip * tile.dim * gate_strip;
   const auto product = [&](auto rows) __attribute__((always_inline)) {
     constexpr int count = decltype(rows)::value;
-    ahead.step([&](int i) {
-      for (std::int64_t d = 0; d < tile.next_bytes; d += 64)
-        __builtin_prefetch(tile.next + i * tile.next_stride + d, 0, 3);
-    });
+    ahead.step([&](int i) { ask_for(tile.next + i * tile.next_stride, tile.next_bytes); });
     const float* q[count];
     for (int i = 0; i < count; ++i) q[i] = tile.widened + (row + i) * tile.dim;
     gate_product<count, Strips>(q, panels, tile.dim, tile.gates + (strip * gate_rows + row) * gate_strip);
@@ -148,7 +145,7 @@ inline void gate_copy_rows(const GateTile& tile, std::int64_t row, std::int64_t 
     float* to = tile.widened + row * tile.dim;
     if (row + ahead < tile.rows) {
       const char* next = static_cast<const char*>(tile.q) + (row + ahead) * tile.token_stride * bytes;
-      for (std::int64_t d = 0; d < tile.dim * bytes; d += 64) __builtin_prefetch(next + d, 0, 3);
+      ask_for(next, tile.dim * bytes);
     }
     switch (tile.dtype) {
       case 0:

@@ -37,10 +37,12 @@ inline void ask_ahead(Regular where, int i) {
   if (panel < 16) return;
   for (int d = 0; d < panel; d += 16) __builtin_prefetch(where(i + most) + d, 1, 3);
 }
-// Asks for a row of `floats`, into L1.
-inline void ask_for_row(const float* row, int floats) {
-  for (int d = 0; d < floats; d += 16) __builtin_prefetch(row + d, 0, 3);
+// Asks for memory, into L1; Written: to write there.
+template <bool Written = false>
+inline void ask_for(const void* from, std::int64_t bytes) {
+  for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i, Written, 3);
 }
+inline void ask_for_row(const float* row, int floats) { ask_for(row, floats * 4); }
 
 // Where a row of B lies: rows BK floats apart, or anywhere.
 template <int BK>

@@ -84,8 +84,7 @@ struct KeyTile {
 template <bool Written = false>
 inline void ask_for_row(const Matrix& m, const ItemShape& s, std::int64_t index) {
   const char* row = static_cast<const char*>(row_of(m, s, index));
-  const std::int64_t bytes = s.dim * (s.dtype == DType::f32 ? 4 : 2);
-  for (std::int64_t d = 0; d < bytes; d += 64) __builtin_prefetch(row + d, Written, 3);
+  ask_for<Written>(row, s.dim * (s.dtype == DType::f32 ? 4 : 2));
 }
 
 // Transposed panels [panels][D][panel] (an odd last vector: [D][lanes]): the B of q k^T. Keys beyond count are 0.
@@ -140,10 +139,11 @@ inline std::int64_t key_count(const ItemShape& s, std::int64_t c) {
   if (s.dense) return s.indices();
   return c < s.blocks ? s.block_begin[c + 1] - s.block_begin[c] : s.text_valid;
 }
-// A block's keys in tiles of equal length (whole vectors), so that none is left with a few keys only.
+// A block's keys in tiles of equal length, so that none is left with a few keys only; whole panels, so that no vector
+// stands alone, whose sums wait for each other (576 keys: five tiles of 120 took 1.02 of the time of a backward).
 inline int tile_length(std::int64_t keys) {
   const std::int64_t tiles = (keys + tile_keys - 1) / tile_keys;
-  return static_cast<int>(((keys + tiles - 1) / tiles + lanes - 1) / lanes * lanes);
+  return static_cast<int>(((keys + tiles - 1) / tiles + panel - 1) / panel * panel);
 }
 inline KeyTile key_tile(const ItemShape& s, std::int64_t c, std::int64_t begin, std::int64_t end) {
   if (s.dense) return {nullptr, begin, static_cast<int>(end - begin)};
