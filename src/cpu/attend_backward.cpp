@@ -33,11 +33,11 @@ bool sums_in_place(const Problem& problem) { return problem.dtype() == DType::f3
 
 // Whether the blocks of a sample have more than 64 keys, on average.
 bool large_blocks(const Sample& sample) { return sample.tokens() > 64 * sample.partition->blocks(); }
-// Rows of an item that copies them: fewer, down to 1024, where all threads together would hold more than 128 MB.
+// Rows of an item that copies them: fewer, down to 1024, where all threads together would hold more than 64 MB.
 std::int64_t rows_copied(const Problem& problem, std::int64_t b, const Execution& execution) {
-  const std::int64_t row = (2 * spread(problem.dim()) + padded(problem.dim())) * 4,
-                     most = large_blocks(problem.sample(b)) ? 4608 : 2304;
-  return std::clamp<std::int64_t>((std::int64_t{1} << 27) / (workers(execution) * row) / 64 * 64, 1024, most);
+  const std::int64_t row = (2 * spread(problem.dim()) + padded(problem.dim())) * 4;
+  const std::int64_t most = large_blocks(problem.sample(b)) ? 4608 : 2304;
+  return std::clamp<std::int64_t>((std::int64_t{1} << 26) / (workers(execution) * row) / 64 * 64, 1024, most);
 }
 // Whether an item of so many rows of q does.
 bool copies(const Tier& tier, const Problem& problem, std::int64_t b, const Execution& execution, std::int64_t rows) {
