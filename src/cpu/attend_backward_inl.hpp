@@ -73,7 +73,7 @@ inline float* dq_row(const Backward& f, std::int64_t head, std::int64_t at) {
 
 // Rows of a group: where the item has them, or copied side by side first, which pays where a tile reads them often. A
 // register tile of AVX-512 has twelve rows, more than there are registers for their addresses.
-constexpr int keys_for_copies = registers == 16 ? 64 : 0;  // in tiles of more keys rows are copied
+constexpr int keys_for_copies = registers == 16 ? few_keys : 0;  // in tiles of more keys rows are copied
 struct GroupRows {
   const float* copies;
   const float* const* rows;  // null: copied

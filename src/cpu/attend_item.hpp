@@ -19,6 +19,7 @@ inline constexpr int tile_rows = 48;
 inline constexpr int row_stride = 272;
 inline constexpr int score_stride = 144;
 inline constexpr int weight_stride = 80;  // floats from one key to the next of a tile of weights, rows side by side
+inline constexpr int few_keys = 64;       // a tile of so many does little with each query row that it reads
 inline constexpr int row_slack = 12;      // rows a register tile may reach beyond the last
 
 inline constexpr std::int64_t padded(std::int64_t dim) { return (dim + 15) / 16 * 16; }
